@@ -1,0 +1,49 @@
+"""Moves a batch of patients through steps, a day, or the days between two visits: one function for all uses."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pkpd.engine import fast
+from pkpd.engine.fast import Carry, Course, Steps
+from pkpd.model import Form
+
+
+def run(
+    y: Carry, c: Course, k: Steps, arrival: Array, dose_nmol: Array, immune_log_activity: Array, form: Form
+) -> Carry:
+    """Moves through the steps ``k``.
+
+    arrival [steps]: share of ``dose_nmol`` [patients] that enters the depot at the start of each step.
+    immune_log_activity [patients]: omega, constant over these steps.
+    """
+    dosed = dose_nmol > 0
+
+    def body(y: Carry, xs: tuple[Steps, Array]) -> tuple[Carry, None]:
+        step, arrives = xs
+        drug = y.drug._replace(depot_nmol=y.drug.depot_nmol + arrives * dose_nmol)
+        return fast.step(step, y._replace(drug=drug), c, dosed, immune_log_activity, form), None
+
+    return lax.scan(body, y, (k, arrival))[0]
+
+
+def days(
+    y: Carry,
+    c: Course,
+    k: Steps,
+    arrival: Array,
+    n_days: Array,
+    dose_nmol: Array,
+    immune_log_activity: Array,
+    form: Form,
+) -> Carry:
+    """Moves through ``n_days`` equal days; AUC and Cmax are those of these days."""
+    y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
+    return lax.fori_loop(0, n_days, lambda _, y: run(y, c, k, arrival, dose_nmol, immune_log_activity, form), y)
+
+
+def jitted_days(form: Form):
+    """``days`` compiled once per shape for a structural form."""
+    return jax.jit(lambda *args: days(*args, form))
