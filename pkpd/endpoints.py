@@ -33,7 +33,7 @@ def visits_for_75(n_visits: int) -> int:
 
 
 def events(observed: jax.Array, baseline: jax.Array, rescued: jax.Array, landmark: int = -1) -> jax.Array:
-    """Events of NAMES [5, patients], bool; baseline [patients], ``landmark`` the index of the week-8 visit."""
+    """Events of NAMES [5, patients], bool; baseline [patients], ``landmark`` index of the week-8 visit."""
     rescued = jnp.asarray(rescued, bool)
     responds, low = _met(observed, baseline)
     responds, low = responds & ~rescued, low & ~rescued

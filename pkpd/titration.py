@@ -1,8 +1,8 @@
 """Dose rules as data: a ladder of daily doses and a table of count bands with their actions.
 
 A rule is a table. At a visit its rows are read from the top; the first row whose conditions all hold acts,
-and no other row does at that visit. Thresholds are strict: "above 250" is not met by 250. A step beyond an end
-of the ladder changes nothing. All functions are elementwise over patients and may run inside ``jit`` and
+and no other row does at that visit. Thresholds are strict: "above 250" is not met by 250. A step beyond an
+end of the ladder changes nothing. All functions are elementwise over patients and may run inside ``jit`` and
 ``scan`` with a traced day.
 """
 
@@ -168,7 +168,7 @@ def start(rule: Rule, level: int | jax.Array, n: int) -> Dosing:
 
 
 def decide(rule: Rule, dosing: Dosing, count: jax.Array, day: int | jax.Array) -> Dosing:
-    """The decision of the visit on ``day`` (scalar) from its counts [patients], 1e9/L; for that day's dose."""
+    """Decision of the visit on ``day`` (scalar) from its counts [patients], 1e9/L; for that day's dose."""
     count = jnp.asarray(count)
     day = jnp.asarray(day, jnp.int32)
     top = len(rule.levels_mg) - 1
