@@ -1,8 +1,8 @@
 """Reads the parameter tables of ``pkpd/library``: one entry is a value with its unit, source and status.
 
-Every check of a number a user may write lives here, driven by ``library/schema.toml`` (unit and physical range of
-each name), so that no number of the model is in Python. Errors are :class:`pkpd.errors.InputError`, one line that
-names file, key, value and what is legal.
+Every check of a number a user may write lives here, driven by ``library/schema.toml`` (unit and physical
+range of each name), so that no number of the model is in Python. Errors are :class:`pkpd.errors.InputError`,
+one line that names file, key, value and what is legal.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ class Field:
 class Prior:
     """Prior of one population parameter, or of a group (``members``); numbers it does not use are None.
 
-    lognormal: ``log_sd`` about the log of the library's value. beta: ``alpha``, ``beta``. dirichlet: parameters
-    ``concentration`` times the value of each member. halfnormal: ``scale`` of the sd of each study's log shift.
+    lognormal: ``log_sd`` about the log of the library's value. beta: ``alpha``, ``beta``. dirichlet:
+    ``concentration`` times the value of each member. halfnormal: ``scale`` of the sd of a study's log shift.
     ``free`` tells whether a fit estimates it by default.
     """
 
@@ -74,7 +75,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of the library and where it comes from. ``iiv_log_sd`` is None where individuals do not differ."""
+    """One number of the library and its origin; ``iiv_log_sd`` is None where individuals do not differ."""
 
     name: str
     value: float
@@ -105,18 +106,19 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def schema() -> Mapping[str, Any]:
-    """The schema by group: ``schema()["drug"]["clearance_l_per_h"]`` is a Field; ``["rules"]`` is a table."""
+    """The schema by group: Fields by name, but a table in ``rules`` and names in ``varying``."""
     raw = read_toml(FOLDER / "schema.toml")
     single = ("interindividual", "interindividual_correlation")
     groups: dict[str, Any] = {name: Field(name, **raw.pop(name)) for name in single}
     groups["rules"] = raw.pop("rules")
+    groups["varying"] = tuple(raw.pop("varying")["names"])
     for group, fields in raw.items():
         groups[group] = {name: Field(name, **table) for name, table in fields.items()}
     return groups
 
 
 def field_of(name: str) -> Field:
-    """The schema's field of any population name, ``<name>_iiv_log_sd`` included; InputError if there is none."""
+    """The schema's field of any population name, ``<name>_iiv_log_sd`` included; InputError if unknown."""
     groups = schema()
     for group in ("drug", "physiology", "noise", "demography", "covariates", "food"):
         if name in groups[group]:
@@ -161,7 +163,7 @@ def check_keys(table: Any, legal: Iterable[str], required: Iterable[str], where:
 
 
 def check_origin(table: Mapping[str, Any], where: str) -> tuple[str, str]:
-    """(status, source) of a table, InputError unless the status is a legal one and the source is not empty."""
+    """(status, source) of a table; InputError unless the status is legal and the source is not empty."""
     status, source = table["status"], table["source"]
     if status not in STATUSES:
         hint = nearest(status, STATUSES) if isinstance(status, str) else ""
@@ -172,7 +174,7 @@ def check_origin(table: Mapping[str, Any], where: str) -> tuple[str, str]:
 
 
 def read_entry(table: Any, field: Field, where: str) -> Entry:
-    """The Entry of one table of value, unit, status and source; InputError that says what is wrong with it."""
+    """The Entry of one table of value, unit, status and source; InputError says what is wrong with it."""
     check_keys(table, ENTRY_KEYS, ENTRY_KEYS, where)
     value = check_value(table["value"], field, f"{where}: value")
     if table["unit"] != field.unit:
@@ -188,14 +190,15 @@ def read_entries(tables: Any, fields: Mapping[str, Field], where: str) -> dict[s
 
 
 def read_prior(name: str, table: Any, where: str) -> Prior:
-    """The Prior of one table; InputError for an unknown distribution, a wrong or missing number, or no source."""
+    """The Prior of one table; InputError for an unknown distribution, a bad number or no source."""
     common = ("distribution", "free", "status", "source")
     every = (*common, "members", *(n for numbers, _ in DISTRIBUTIONS.values() for n in numbers))
     check_keys(table, every, common, where)
     distribution, free = table["distribution"], table["free"]
     if distribution not in DISTRIBUTIONS:
         hint = nearest(distribution, DISTRIBUTIONS) if isinstance(distribution, str) else ""
-        raise InputError(f"{where}: distribution = {distribution!r}: unknown; legal: {', '.join(DISTRIBUTIONS)}{hint}")
+        legal = ", ".join(DISTRIBUTIONS)
+        raise InputError(f"{where}: distribution = {distribution!r}: not legal; legal: {legal}{hint}")
     numbers, grouped = DISTRIBUTIONS[distribution]
     keys = (*common, *numbers, *(("members",) if grouped else ()))
     check_keys(table, keys, keys, f"{where} ({distribution})")
@@ -215,20 +218,28 @@ def read_prior(name: str, table: Any, where: str) -> Prior:
 
 
 def check_rules(values: Mapping[str, float], where: str) -> None:
-    """Rules between parameters: shares that add to 1, absorption phases that fit between two daily doses.
+    """Rules between parameters: shares that add to 1, values in order, phases that fit into a day.
 
     ``values`` maps names to numbers; a rule whose names are not all there is not checked.
     """
     rules = schema()["rules"]
-    for group in rules["shares"]:
-        if all(name in values for name in group):
-            total = math.fsum(values[name] for name in group)
-            if abs(total - 1.0) > rules["share_tolerance"]:
-                text = " + ".join(f"{name} ({values[name]:g})" for name in group)
-                raise InputError(f"{where}: {text} = {total:g}: must add to 1")
-    pair = ("lag_time_h", "absorption_switch_h")
-    if all(name in values for name in pair):
-        total = values[pair[0]] + values[pair[1]]
-        if total > rules["absorption_within_h"]:
-            text = " + ".join(f"{name} ({values[name]:g})" for name in pair)
-            raise InputError(f"{where}: {text} = {total:g} h: must be at most {rules['absorption_within_h']:g} h")
+
+    def complete(kind: str) -> list[list[str]]:
+        return [group for group in rules[kind] if all(name in values for name in group)]
+
+    def text(group: list[str], sign: str) -> str:
+        return sign.join(f"{name} ({values[name]:g})" for name in group)
+
+    for group in complete("add_to_1"):
+        total = math.fsum(values[name] for name in group)
+        if abs(total - 1.0) > rules["tolerance"]:
+            raise InputError(f"{where}: {text(group, ' + ')} = {total:g}: must add to 1")
+    for group in complete("within_a_day"):
+        total = math.fsum(values[name] for name in group)
+        if total > rules["day_h"]:
+            raise InputError(
+                f"{where}: {text(group, ' + ')} = {total:g} h: must be at most {rules['day_h']:g} h"
+            )
+    for group in complete("increasing"):
+        if any(values[a] > values[b] for a, b in pairwise(group)):
+            raise InputError(f"{where}: {text(group, ', ')}: must be in increasing order")
