@@ -193,8 +193,8 @@ def decide(rule: Rule, dosing: Dosing, count: jax.Array, day: int | jax.Array) -
     lower = (action == DOWN) | (action == RESUME_LOWER)
     level = jnp.clip(dosing.level + (action == UP) - lower, 0, top)
     resumes = (action == RESUME) | (action == RESUME_LOWER)
-    interrupted = (dosing.interrupted | (action == INTERRUPT)) & ~resumes
     stopped = dosing.stopped | (action == STOP)
+    interrupted = (dosing.interrupted | (action == INTERRUPT)) & ~resumes & ~stopped
     changed = (level != dosing.level) | (interrupted != dosing.interrupted) | (stopped != dosing.stopped)
     is_at_top = (level == top) & ~interrupted & ~stopped
     return Dosing(
