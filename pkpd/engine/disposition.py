@@ -142,7 +142,7 @@ def bound(alpha: Array, beta: Array, a_R: Array, b_R: Array, kss: Array) -> Arra
     return 2 * a_R * alpha / (kss + p + q + root)
 
 
-def step(k: Coefficients, a: Absorption, d: Drug) -> tuple[Drug, Array, Array]:
+def step(k: Coefficients, a: Absorption, d: Drug, true: Array) -> tuple[Drug, Array, Array]:
     """One step. Returns the new state and free concentration (nM) at the middle and at the end."""
     X = d.bound_nM
 
@@ -151,7 +151,7 @@ def step(k: Coefficients, a: Absorption, d: Drug) -> tuple[Drug, Array, Array]:
     a2 = e2 * d.mode_2 + s2 * X + a.half[1] * d.depot_nmol
     aR = eR * d.target_nM + sR * X + k.target_input[0]
     alpha, beta = a1 + a2, 1 - (m1 + m2)
-    alpha, Xm = once((alpha, bound(alpha, beta, aR, mR, k.kss_nM)))
+    alpha, Xm = once((alpha, bound(alpha, beta, aR, mR, k.kss_nM)), true)
     Cm = alpha - beta * Xm
 
     (e1, s1, m1, n1), (e2, s2, m2, n2), (eR, sR, mR, nR) = k.mode_1.full, k.mode_2.full, k.target.full
@@ -159,7 +159,7 @@ def step(k: Coefficients, a: Absorption, d: Drug) -> tuple[Drug, Array, Array]:
     a2 = e2 * d.mode_2 + s2 * X + m2 * Xm + a.full[1] * d.depot_nmol
     aR = eR * d.target_nM + sR * X + mR * Xm + k.target_input[1]
     alpha, beta = a1 + a2, 1 - (n1 + n2)
-    a1, a2, aR, alpha = once((a1, a2, aR, alpha))
-    Xe = once(bound(alpha, beta, aR, nR, k.kss_nM))
+    a1, a2, aR, alpha = once((a1, a2, aR, alpha), true)
+    Xe = once(bound(alpha, beta, aR, nR, k.kss_nM), true)
     new = Drug(a.left * d.depot_nmol, a1 + n1 * Xe, a2 + n2 * Xe, aR + nR * Xe, Xe)
     return new, Cm, alpha - beta * Xe

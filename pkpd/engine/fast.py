@@ -109,7 +109,7 @@ def _pathway_drive(C: Array, tpo: Array, socs: Array, p: Parameters, form: Form)
     return signalling.equilibrium(j, p)
 
 
-def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form):
+def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form, true: Array):
     """Pathways and SOCS at start, middle and end of the step."""
     p, x, x5_0 = c.parameters, y.pathways, c.baseline.pathways.stat5
     if form.signalling == "quasi-steady":
@@ -120,15 +120,15 @@ def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form):
     socs_m, socs_e = relaxation.relax(k.socs, y.socs, *(x.stat5 / x5_0,) * 3)
     ahead = (_pathway_drive(C[i], tpo[i], s, p, form).stat5 for i, s in ((1, socs_m), (2, socs_e)))
     stat5_m, stat5_e = relaxation.relax(k.pathways[1], x.stat5, start.stat5, *ahead)
-    socs_m, socs_e = once(relaxation.relax(k.socs, y.socs, x.stat5 / x5_0, stat5_m / x5_0, stat5_e / x5_0))
+    socs_m, socs_e = once(relaxation.relax(k.socs, y.socs, x.stat5 / x5_0, stat5_m / x5_0, stat5_e / x5_0), true)
     middle = _pathway_drive(C[1], tpo[1], socs_m, p, form)
     end = _pathway_drive(C[2], tpo[2], socs_e, p, form)
-    start, middle, end = once((start, middle, end))
+    start, middle, end = once((start, middle, end), true)
     moved = [relaxation.relax(k.pathways[i], x[i], start[i], middle[i], end[i]) for i in range(4)]
     return (x, signalling.Pathways(*(m for m, _ in moved)), signalling.Pathways(*(e for _, e in moved))), socs_e
 
 
-def _platelets(P: Array, made: tuple[Array, Array, Array], h: Array, ksen: Array, v: Array, K: Array) -> Array:
+def _platelets(P: Array, made: tuple[Array, Array, Array], h: Array, ksen: Array, v: Array, K: Array, true: Array) -> Array:
     """P' = made(t) - ksen P - v P/(K + P) over ``h`` hours; each implicit stage is a quadratic in P."""
     q = GAMMA * h
     A = 1 + q * ksen
@@ -142,9 +142,9 @@ def _platelets(P: Array, made: tuple[Array, Array, Array], h: Array, ksen: Array
         start, middle, end = made
         return (1 - t) * (1 - 2 * t) * start + 4 * t * (1 - t) * middle + t * (2 * t - 1) * end
 
-    Y1 = once(stage(P + q * at(GAMMA)))
+    Y1 = once(stage(P + q * at(GAMMA)), true)
     f1 = (Y1 - P) / GAMMA
-    Y2 = once(stage(P + A_21 * f1 + q * at(STAGE_2)))
+    Y2 = once(stage(P + A_21 * f1 + q * at(STAGE_2)), true)
     f2 = (Y2 - P - A_21 * f1) / GAMMA
     Y3 = stage(P + B_1 * f1 + B_2 * f2 + q * made[2])
     return jnp.maximum(Y3, 1e-3 * Y1)  # the first stage is positive whatever the step
@@ -156,21 +156,22 @@ def step(k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array
     k: coefficients of this step. dosed [patients]: whether the day had a dose. immune_log_activity [patients].
     """
     p, t = c.parameters, c.baseline.turnover
+    true = jnp.ravel(k.hours)[0] >= 0
     a = jax.tree.map(lambda x, z: jnp.where(dosed, x, z), k.absorption, k.no_dose_absorption)
-    drug, C1, C2 = disposition.step(k.disposition, a, y.drug)
-    drug, C1, C2 = once((drug, C1, C2))
-    drug, C3, C4 = disposition.step(k.disposition, a, drug)
-    drug, C3, C4 = once((drug, C3, C4))
+    drug, C1, C2 = disposition.step(k.disposition, a, y.drug, true)
+    drug, C1, C2 = once((drug, C1, C2), true)
+    drug, C3, C4 = disposition.step(k.disposition, a, drug, true)
+    drug, C3, C4 = once((drug, C3, C4), true)
     C = (y.concentration_nM, C2, C4)
 
     M0, M1, M2, M3, M4, P, T = y.cells
     loss = thrombopoiesis.tpo_loss(P, M0 + M1 + M2 + M3 + M4, p)
     half = jnp.exp(-p.tpo_turnover_per_h * loss * k.hours / 2)
     level = 1 / loss
-    tpo = once((T, level + (T - level) * half, level + (T - level) * half * half))
+    tpo = once((T, level + (T - level) * half, level + (T - level) * half * half), true)
 
-    x, socs = _pathways(k, y, C, tpo, c, form)
-    f = once([signalling.factors(xi, c.baseline.pathways, c.baseline.gain, p) for xi in x])
+    x, socs = _pathways(k, y, C, tpo, c, form, true)
+    f = once([signalling.factors(xi, c.baseline.pathways, c.baseline.gain, p) for xi in x], true)
 
     ktr, r0 = t.ktr_per_h, t.production
     m0 = relaxation.relax(k.transit, M0, *(r0 / ktr * fi.proliferation for fi in f))
@@ -178,10 +179,10 @@ def step(k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array
     m2 = relaxation.relax(k.transit, M2, M1, *m1)
     m3 = relaxation.relax(k.transit, M3, M2, *m2)
     m4 = relaxation.relax(k.transit, M4, M3, *m3)
-    m0, m1, m2, m3, m4 = once((m0, m1, m2, m3, m4))
+    m0, m1, m2, m3, m4 = once((m0, m1, m2, m3, m4), true)
     made = tuple(ktr * fi.maturation * m for fi, m in zip(f, (M4, *m4), strict=True))
     v = t.immune_capacity * jnp.exp(immune_log_activity)
-    P_end = once(_platelets(P, made, k.hours, p.senescence_per_h, v, p.immune_half_saturation_1e9_per_l))
+    P_end = once(_platelets(P, made, k.hours, p.senescence_per_h, v, p.immune_half_saturation_1e9_per_l, true), true)
 
     loss_end = thrombopoiesis.tpo_loss(P_end, m0[1] + m1[1] + m2[1] + m3[1] + m4[1], p)
     mean_loss = (loss + loss_end) / 2
