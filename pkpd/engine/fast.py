@@ -113,7 +113,9 @@ def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form, t
     """Pathways and SOCS at start, middle and end of the step."""
     p, x, x5_0 = c.parameters, y.pathways, c.baseline.pathways.stat5
     if form.signalling == "quasi-steady":
-        at = tuple(signalling.quasi_steady(signalling.active_fraction(t, Ci, p), x5_0, p) for Ci, t in zip(C, tpo, strict=True))
+        at = tuple(
+            signalling.quasi_steady(signalling.active_fraction(t, Ci, p), x5_0, p) for Ci, t in zip(C, tpo, strict=True)
+        )
         return tuple(a[0] for a in at), at[2][1]
     start = _pathway_drive(C[0], tpo[0], y.socs, p, form)
     # SOCS is predicted with STAT5 held, then corrected with the STAT5 that follows from it
@@ -128,7 +130,9 @@ def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form, t
     return (x, signalling.Pathways(*(m for m, _ in moved)), signalling.Pathways(*(e for _, e in moved))), socs_e
 
 
-def _platelets(P: Array, made: tuple[Array, Array, Array], h: Array, ksen: Array, v: Array, K: Array, true: Array) -> Array:
+def _platelets(
+    P: Array, made: tuple[Array, Array, Array], h: Array, ksen: Array, v: Array, K: Array, true: Array
+) -> Array:
     """P' = made(t) - ksen P - v P/(K + P) over ``h`` hours; each implicit stage is a quadratic in P."""
     q = GAMMA * h
     A = 1 + q * ksen

@@ -1,0 +1,87 @@
+"""Virtual patients: covariates, truncated baseline count, correlated random effects (design section 2.4).
+
+Individual parameter = typical value * covariate effects * exp(eta), eta = sd * (Cholesky factor of the correlation) z.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import ndtr, ndtri
+
+from pkpd import random
+from pkpd.parameters import CovariateRatios, Demography, Noise, Parameters, Population, Variability
+
+
+class Patients(NamedTuple):
+    """A batch of virtual patients; every leaf [patients] or scalar.
+
+    covariates: 1 where the patient has it, in the order of ``CovariateRatios``.
+    """
+
+    parameters: Parameters
+    noise: Noise
+    weight_kg: Array
+    covariates: CovariateRatios
+
+
+def draw(population: Population, keys: Array, baseline_below: Array) -> Patients:
+    """Patients [n] from their keys [n]. ``baseline_below``: counts at entry are below this (1e9/L)."""
+    dtype = population.typical.clearance_l_per_h.dtype
+    d = population.demography
+    z = random.normal(keys, 0, "random_effects", (len(Variability._fields),), dtype)
+    w = weight(d, random.normal(keys, 0, "weight", dtype=dtype))
+    P0 = baseline(d, random.uniform(keys, 0, "baseline", dtype=dtype), baseline_below)
+    u = random.uniform(keys, 0, "covariates", (len(CovariateRatios._fields),), dtype)
+    return individuals(population, z, w, P0, indicators(d, u))
+
+
+def weight(d: Demography, z: Array) -> Array:
+    """Body weight (kg): log-normal, clipped to the range of the demography."""
+    return jnp.clip(d.weight_median_kg * jnp.exp(d.weight_log_sd * z), d.weight_min_kg, d.weight_max_kg)
+
+
+def baseline(d: Demography, u: Array, below: Array) -> Array:
+    """Baseline count (1e9/L): log-normal truncated to [baseline_min, below), by inversion of a uniform."""
+    low, high = (
+        ndtr((jnp.log(limit) - d.baseline_log_mean) / d.baseline_log_sd) for limit in (d.baseline_min_1e9_per_l, below)
+    )
+    P0 = jnp.exp(d.baseline_log_mean + d.baseline_log_sd * ndtri(low + u * (high - low)))
+    return jnp.clip(P0, d.baseline_min_1e9_per_l, jnp.nextafter(jnp.asarray(below, P0.dtype), jnp.zeros_like(P0)))
+
+
+def indicators(d: Demography, u: Array) -> CovariateRatios:
+    """1 where a patient has a covariate, from uniforms [covariates, patients] and the shares of the demography."""
+    shares = (getattr(d, name.replace("_clearance_ratio", "_share")) for name in CovariateRatios._fields)
+    return CovariateRatios(*((ui < share).astype(ui.dtype) for ui, share in zip(u, shares, strict=True)))
+
+
+def individuals(population: Population, z: Array, weight_kg: Array, P0: Array, has: CovariateRatios) -> Patients:
+    """Patients with given standard normals z [13, patients], weights, baselines and covariates."""
+    d, p = population.demography, population.typical
+    eta = Variability(
+        *(sd * e for sd, e in zip(population.iiv_log_sd, population.correlation_cholesky @ z, strict=True))
+    )
+    size = weight_kg / d.reference_weight_kg
+    flow, volume = size**d.allometric_flow_exponent, size**d.allometric_volume_exponent
+    clearance_ratio = jnp.ones_like(weight_kg)
+    for ratio, indicator in zip(population.covariates, has, strict=True):
+        clearance_ratio *= 1 + indicator * (ratio - 1)
+    parameters = p._replace(
+        clearance_l_per_h=p.clearance_l_per_h * flow * clearance_ratio * jnp.exp(eta.clearance_l_per_h),
+        central_volume_l=p.central_volume_l * volume * jnp.exp(eta.central_volume_l),
+        intercompartmental_clearance_l_per_h=p.intercompartmental_clearance_l_per_h * flow,
+        peripheral_volume_l=p.peripheral_volume_l * volume,
+        target_degradation_per_h=p.target_degradation_per_h * jnp.exp(eta.target_degradation_per_h),
+        receptor_ec50_nM=p.receptor_ec50_nM * jnp.exp(eta.receptor_ec50_nM),
+        max_stimulation=p.max_stimulation * jnp.exp(eta.max_stimulation),
+        mean_transit_time_h=p.mean_transit_time_h * jnp.exp(-eta.mean_transit_time_h),  # eta is that of ktr
+        production_1e9_per_l_per_h=p.production_1e9_per_l_per_h * jnp.exp(eta.production_1e9_per_l_per_h),
+        immune_half_saturation_1e9_per_l=p.immune_half_saturation_1e9_per_l
+        * jnp.exp(eta.immune_half_saturation_1e9_per_l),
+        baseline_platelets_1e9_per_l=P0,
+    )
+    noise = Noise(*(v * jnp.exp(getattr(eta, name)) for name, v in zip(Noise._fields, population.noise, strict=True)))
+    return Patients(parameters, noise, weight_kg, has)

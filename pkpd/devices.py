@@ -1,0 +1,67 @@
+"""The device policy: which devices run tiles of patients, and in which precision. The only file that decides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+import jax
+
+from pkpd.errors import InputError
+
+TILE = 2048  # patients; the one width that is compiled, a multiple of 128
+PRECISIONS = ("float32", "float64")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def workers() -> list[jax.Device]:
+    """One entry per tile that may run at a time: a thread per core on a single CPU device, else one per device."""
+    devices = jax.local_devices()
+    if len(devices) == 1 and devices[0].platform == "cpu":
+        return devices * max(
+            1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+    return devices
+
+
+def check_precision(precision: str) -> str:
+    """The precision if it can be had; InputError that says what to type otherwise."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r}; legal: {', '.join(PRECISIONS)}")
+    if precision == "float64" and not jax.config.jax_enable_x64:
+        raise InputError(
+            "precision 'float64' needs jax.config.update('jax_enable_x64', True) at the start of the program"
+        )
+    return precision
+
+
+def map_tiles(function: Callable[..., Result], tiles: Iterable[Any]) -> Iterator[Result]:
+    """``function(*tile)`` for every tile, in order, on all workers; results are on the host (NumPy).
+
+    At most two tiles a worker are under way, so memory does not grow with the number of tiles.
+    """
+    devices = workers()
+
+    def on(device: jax.Device, tile: Any) -> Any:
+        with jax.default_device(device):
+            return jax.device_get(function(*jax.device_put(tile, device)))
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        todo = iter(enumerate(tiles))
+        under_way: list[Any] = []
+        for i, tile in islice(todo, 2 * len(devices)):
+            under_way.append(pool.submit(on, devices[i % len(devices)], tile))
+        try:
+            while under_way:
+                result = under_way.pop(0).result()
+                for i, tile in islice(todo, 1):
+                    under_way.append(pool.submit(on, devices[i % len(devices)], tile))
+                yield result
+        finally:
+            for future in under_way:
+                future.cancel()

@@ -1,0 +1,233 @@
+"""The visit loop: a batch of virtual patients through a titrated, observed and rescued course (design section 2.4).
+
+The first dose is at day 0. A visit on day v reads the state before that day's dose; its decision first acts on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from pkpd import cohort, endpoints, pharmacokinetics, random, titration
+from pkpd.devices import TILE, map_tiles
+from pkpd.engine import fast, grid, interval
+from pkpd.model import Form, steady_state
+from pkpd.parameters import Population
+
+DRIFT_INTERVAL_D = 7  # omega changes weekly, whatever the visit calendar
+
+
+class Arm(NamedTuple):
+    """What a patient of an arm gets; a pytree, so nothing recompiles when only values change.
+
+    dose_scale: 1, or 0 for placebo. baseline_below: entry criterion (1e9/L). Fed ratios: 1 when fasted.
+    """
+
+    rule: titration.Rule
+    start_level: Any
+    dose_scale: Any = 1.0
+    fed_bioavailability_ratio: Any = 1.0
+    fed_absorption_ratio: Any = 1.0
+    baseline_below: Any = np.inf
+    dropout_hazard_per_week: Any = 0.0
+
+
+class Visits(NamedTuple):
+    """Courses as seen at the visits, [visits, patients] unless said.
+
+    dose_mg, interrupted, stopped, cmax, auc: of the interval that ends at the visit. rescued: True from the visit of
+    the rescue on. dropped: True from the first missed visit on; later observed counts are NaN. ``trough`` is at the visit.
+    """
+
+    platelets_true: Array
+    platelets_observed: Array
+    dose_mg: Array
+    interrupted: Array
+    stopped: Array
+    rescue_probability: Array
+    rescued: Array
+    dropped: Array
+    cmax_ng_per_ml: Array
+    auc_ng_h_per_ml: Array
+    trough_ng_per_ml: Array
+    immune_log_activity: Array  # [weeks, patients]
+    baseline: Array  # [patients]
+    weight_kg: Array  # [patients]
+    failed: Array  # [patients], True where a count is not finite and positive
+
+
+def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
+    """omega [weeks, patients]: omega_w = rho omega_(w-1) + s sqrt(1 - rho^2) z_w, from 0 before treatment."""
+    rho = jnp.exp(-DRIFT_INTERVAL_D / noise.immune_drift_time_d)
+    kick = noise.immune_drift_log_sd * jnp.sqrt(1 - rho * rho)
+
+    def week(omega: Array, w: Array) -> tuple[Array, Array]:
+        omega = rho * omega + kick * random.normal(keys, w, "drift", dtype=dtype)
+        return omega, omega
+
+    zero = jnp.zeros(keys.shape, dtype)
+    return lax.scan(week, zero, DRIFT_INTERVAL_D * jnp.arange(1, n_weeks + 1))[1]
+
+
+def simulate_tile(
+    population: Population,
+    arm: Arm,
+    keys: Array,
+    days: Array,
+    n_weeks: int,
+    form: Form = Form(),
+    steps: grid.Grid = grid.DEFAULT,
+) -> Visits:
+    """Courses of one batch. ``keys`` [patients]; ``days`` [visits] increasing; ``n_weeks`` covers the last day.
+
+    Pure and traceable; ``form``, ``n_weeks`` and ``steps`` are static. Use ``simulate`` for any number of patients.
+    """
+    patients = cohort.draw(population, keys, arm.baseline_below)
+    return course(patients, arm, keys, days, n_weeks, form, steps)
+
+
+def course(
+    patients: cohort.Patients, arm: Arm, keys: Array, days: Array, n_weeks: int, form: Form, steps: grid.Grid
+) -> Visits:
+    """Courses of given patients; see ``simulate_tile``."""
+    p, noise = patients.parameters, patients.noise
+    dtype = p.clearance_l_per_h.dtype
+    p = p._replace(
+        bioavailability=p.bioavailability * jnp.asarray(arm.fed_bioavailability_ratio, dtype),
+        absorption_rate_first_per_h=p.absorption_rate_first_per_h * jnp.asarray(arm.fed_absorption_ratio, dtype),
+        absorption_rate_second_per_h=p.absorption_rate_second_per_h * jnp.asarray(arm.fed_absorption_ratio, dtype),
+    )
+    c = fast.course(p)
+    hours, ka, ka_none, arrival = grid.day(p, steps)
+    k = fast.steps(c, hours, ka, ka_none)
+    omega = drift(noise, keys, n_weeks, dtype) + p.immune_log_activity
+    n = keys.shape[0]
+
+    def visit(loop: tuple, xs: tuple) -> tuple[tuple, tuple]:
+        y, dosing, rescued, dropped = loop
+        before, day = xs
+        dose_mg = titration.dose_mg(arm.rule, dosing).astype(dtype) * jnp.asarray(arm.dose_scale, dtype) * ~dropped
+        dose_nmol = pharmacokinetics.arriving_nmol(dose_mg, p)
+        y = y._replace(auc_nM_h=jnp.zeros(n, dtype), cmax_nM=y.concentration_nM)
+
+        def one_day(d: Array, y: fast.Carry) -> fast.Carry:
+            week = lax.dynamic_index_in_dim(omega, d // DRIFT_INTERVAL_D, keepdims=False)
+            return interval.run(y, c, k, arrival, dose_nmol, week, form)
+
+        y = lax.fori_loop(before, day, one_day, y)
+        P = y.cells.platelets_1e9_per_l
+        count = jnp.maximum(1, P * jnp.exp(noise.residual_log_sd * random.normal(keys, day, "residual", dtype=dtype)))
+        chance = endpoints.rescue_probability(
+            count, noise.rescue_max_probability_per_week, noise.rescue_count_1e9_per_l, (day - before).astype(dtype)
+        )
+        leaves = -jnp.expm1(-jnp.asarray(arm.dropout_hazard_per_week, dtype) * (day - before) / 7)
+        dropped = dropped | (random.uniform(keys, day, "dropout", dtype=dtype) < leaves)
+        count = jnp.where(dropped, jnp.nan, count)
+        chance = jnp.where(dropped, 0, chance)
+        rescued = rescued | (random.uniform(keys, day, "rescue", dtype=dtype) < chance)
+        seen = (
+            P, count, dose_mg, dosing.interrupted, dosing.stopped, chance, rescued, dropped,
+            *(pharmacokinetics.ng_per_ml(x, p.molar_mass_g_per_mol) for x in (y.cmax_nM, y.auc_nM_h, y.concentration_nM)),
+        )  # fmt: skip
+        return (y, titration.decide(arm.rule, dosing, count, day), rescued, dropped), seen
+
+    s, _ = steady_state(p)
+    s = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n,)), s)
+    none = jnp.zeros(n, bool)
+    loop = (fast.carry(s, c), titration.start(arm.rule, arm.start_level, n), none, none)
+    _, seen = lax.scan(visit, loop, (jnp.concatenate([jnp.zeros(1, days.dtype), days[:-1]]), days))
+    P = seen[0]
+    failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
+    return Visits(*seen, omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed)
+
+
+@partial(jax.jit, static_argnames=("n_weeks", "form", "steps"))
+def _visits(population, arm, key, draw, trial, patient, days, n_weeks, form, steps):  # noqa: PLR0913
+    return simulate_tile(population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps)
+
+
+@partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "group", "landmark"))
+def _moments(population, arm, key, draw, trial, patient, days, n_weeks, form, steps, group, landmark):  # noqa: PLR0913
+    v = simulate_tile(population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps)
+    mean, second = endpoints.expected_events(v.platelets_observed, v.baseline, v.rescue_probability, landmark)
+
+    def grouped(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, group).mean(-1), -1, 0)
+
+    return grouped(mean), grouped(second), v.failed.reshape(-1, group).sum(-1)
+
+
+def tiles(population: Population, draw: np.ndarray, trial: np.ndarray, patient: np.ndarray) -> Iterator[tuple]:
+    """Population leaves and patient numbers cut into tiles of one width; the last is padded with its last patient."""
+    n = len(patient)
+    for first in range(0, n, TILE):
+        rows = np.minimum(np.arange(first, first + TILE), n - 1)
+        cut = jax.tree.map(lambda leaf: leaf[rows] if np.shape(leaf) == (n,) and n > 1 else leaf, population)
+        yield cut, *(np.asarray(a, np.int32)[rows] for a in (draw, trial, patient))
+
+
+def simulate(
+    population: Population,
+    arm: Arm,
+    days: tuple[int, ...],
+    seed: int,
+    patient: np.ndarray,
+    draw: np.ndarray | int = 0,
+    trial: np.ndarray | int = 0,
+    form: Form = Form(),
+    steps: grid.Grid = grid.DEFAULT,
+) -> Iterator[Visits]:
+    """Courses of patients with the given numbers, tile by tile in order (host arrays).
+
+    population: leaves scalar, or [n] where population vectors differ between patients. patient, draw, trial: integers
+    [n] (draw and trial may be scalars) that name each patient's random stream. days: visit days, increasing, >= 1.
+    The precision is that of the population's leaves.
+    """
+    key, args = random.root(seed), _static(days)
+    patient, draw, trial = (np.broadcast_to(np.asarray(a), np.shape(patient)) for a in (patient, draw, trial))
+    left = len(patient)
+    cut = tiles(jax.device_get(population), draw, trial, patient)
+
+    def one(population, draw, trial, patient):
+        return _visits(population, arm, key, draw, trial, patient, *args, form, steps)
+
+    for visits in map_tiles(one, cut):
+        yield jax.tree.map(lambda x: x[..., :left], visits) if left < TILE else visits
+        left -= TILE
+
+
+def event_moments(
+    population: Population,
+    arm: Arm,
+    days: tuple[int, ...],
+    seed: int,
+    group: int,
+    patient: np.ndarray,
+    draw: np.ndarray,
+    landmark: int = -1,
+    form: Form = Form(),
+    steps: grid.Grid = grid.DEFAULT,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Means [groups, 5] and second moments [groups, 5, 5] of the events of consecutive groups of patients, tile by tile,
+    with rescue integrated out; and the number of failed patients [groups]. ``group`` divides the tile width and len(patient).
+    """
+    key, args = random.root(seed), _static(days)
+    zero = np.zeros(len(patient), np.int32)
+    left = len(patient) // group
+
+    def one(population, draw, trial, patient):
+        return _moments(population, arm, key, draw, trial, patient, *args, form, steps, group, landmark)
+
+    for result in map_tiles(one, tiles(jax.device_get(population), draw, zero, patient)):
+        yield tuple(x[:left] for x in result)
+        left -= TILE // group
+
+
+def _static(days: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    return np.asarray(days, np.int32), -(-max(days) // DRIFT_INTERVAL_D)
