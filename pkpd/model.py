@@ -51,7 +51,9 @@ class Form(NamedTuple):
     hill_is_one: bool = True
 
 
-def split(s: State) -> tuple[pharmacokinetics.Disposition, signalling.Pathways, Array, thrombopoiesis.Megakaryopoiesis]:
+def split(
+    s: State,
+) -> tuple[pharmacokinetics.Disposition, signalling.Pathways, Array, thrombopoiesis.Megakaryopoiesis]:
     """The state by layer: disposition, pathways, SOCS, megakaryopoiesis."""
     return (
         pharmacokinetics.Disposition(*s[0:4]),

@@ -47,7 +47,9 @@ def tpo_loss(platelets: Array, megakaryocytes: Array, p: Parameters) -> Array:
     """Relative TPO uptake c0 + cP P/P_h + cM sum(M)/M_h; 1 in a healthy person."""
     P_h = p.healthy_platelets_1e9_per_l
     M_h = P_h * p.senescence_per_h * p.healthy_mean_transit_time_h  # 5 compartments of P_h ksen MTT_h/5
-    return p.tpo_sink_constant + p.tpo_sink_platelets * platelets / P_h + p.tpo_sink_megakaryocytes * megakaryocytes / M_h
+    return (
+        p.tpo_sink_constant + p.tpo_sink_platelets * platelets / P_h + p.tpo_sink_megakaryocytes * megakaryocytes / M_h
+    )
 
 
 def steady_state(p: Parameters) -> Megakaryopoiesis:

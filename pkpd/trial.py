@@ -124,7 +124,10 @@ def course(
         P = y.cells.platelets_1e9_per_l
         count = jnp.maximum(1, P * jnp.exp(noise.residual_log_sd * random.normal(keys, day, "residual", dtype=dtype)))
         chance = endpoints.rescue_probability(
-            count, noise.rescue_max_probability_per_week, noise.rescue_count_1e9_per_l, (day - before).astype(dtype)
+            count,
+            noise.rescue_max_probability_per_week,
+            noise.rescue_count_1e9_per_l,
+            (day - before).astype(dtype),
         )
         leaves = -jnp.expm1(-jnp.asarray(arm.dropout_hazard_per_week, dtype) * (day - before) / 7)
         dropped = dropped | (random.uniform(keys, day, "dropout", dtype=dtype) < leaves)

@@ -90,7 +90,13 @@ def carry(s: State, c: Course) -> Carry:
     mode_1, mode_2 = disposition.to_modes(u, s.peripheral_nmol / p.peripheral_volume_l, c.modes)
     drug = disposition.Drug(s.depot_nmol, mode_1, mode_2, s.target_nM, u - C)
     return Carry(
-        drug, C, signalling.Pathways(*s[4:8]), s.socs, thrombopoiesis.Megakaryopoiesis(*s[9:16]), jnp.zeros_like(C), C
+        drug,
+        C,
+        signalling.Pathways(*s[4:8]),
+        s.socs,
+        thrombopoiesis.Megakaryopoiesis(*s[9:16]),
+        jnp.zeros_like(C),
+        C,
     )
 
 
@@ -127,7 +133,11 @@ def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form, t
     end = _pathway_drive(C[2], tpo[2], socs_e, p, form)
     start, middle, end = once((start, middle, end), true)
     moved = [relaxation.relax(k.pathways[i], x[i], start[i], middle[i], end[i]) for i in range(4)]
-    return (x, signalling.Pathways(*(m for m, _ in moved)), signalling.Pathways(*(e for _, e in moved))), socs_e
+    return (
+        x,
+        signalling.Pathways(*(m for m, _ in moved)),
+        signalling.Pathways(*(e for _, e in moved)),
+    ), socs_e
 
 
 def _platelets(
