@@ -25,7 +25,7 @@ from pkpd.tables import (
 def read_library(drug: str, disease: str, folder: str | Path | None) -> dict[str, Any]:
     """The tables of one drug and disease by group; priors are still raw, since they can refer to any entry.
 
-    ``folder`` is searched before the shipped library. Raises InputError naming file, key, value and the legal.
+    ``folder`` is searched before the shipped library. Raises InputError that names file, key and value.
     """
     files = library_files(folder)
     names = {"drug": drug, "physiology": f"physiology_{disease}"}

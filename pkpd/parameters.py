@@ -200,7 +200,8 @@ class Library:
 
     def free_names(self) -> tuple[str, ...]:
         """Population parameters that are estimated by default, in the order of ``names``."""
-        return tuple(n for n in self.names() if self.entry(n).prior is not None and self.entry(n).prior.free)
+        priors = {name: self.entry(name).prior for name in self.names()}
+        return tuple(name for name, prior in priors.items() if prior is not None and prior.free)
 
     def food(self, meal: str) -> Food:
         """Ratios of a meal (``fasted`` gives 1, 1); InputError if the drug has no numbers for it."""
@@ -265,7 +266,8 @@ def with_overrides(library: Library, overrides: Mapping[str, Any], where: str) -
         home = next(group for group in groups.values() if name in group)
         home[name] = replace(old, value=number, status="assumed", source=f"set by the user ({where})")
     check_rules({n: e.value for group in groups.values() for n, e in group.items()}, where)
-    return _linked(replace(library, **groups), where)
+    changed: dict[str, Any] = dict(groups)
+    return _linked(replace(library, **changed), where)
 
 
 def with_priors(library: Library, priors: Mapping[str, Any], where: str) -> Library:
@@ -320,7 +322,9 @@ def with_values(population: Population, values: Mapping[str, Any]) -> Population
 
     Works on traced arrays, so values are not checked; an unknown name or a matrix is an InputError.
     """
-    parts = {part: {} for part in ("typical", "noise", "iiv_log_sd", "demography", "covariates")}
+    parts: dict[str, dict[str, Array]] = {
+        part: {} for part in ("typical", "noise", "iiv_log_sd", "demography", "covariates")
+    }
     for name, value in values.items():
         sd = name.removesuffix(SD_SUFFIX) if name in SD_NAMES else None
         for part, changed in parts.items():
