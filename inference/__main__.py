@@ -1,0 +1,5 @@
+"""``python -m inference`` is the command ``pkpd``."""
+
+from inference.cli import entry
+
+entry()

@@ -1,0 +1,250 @@
+"""The command ``pkpd``: options and help. What a command does is in ``inference.commands``, imported when it runs.
+
+Exit codes: 0 success, 1 a failed verdict or a partly failed batch, 2 bad input (one message on stderr, never a
+traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from pkpd.errors import InputError
+
+FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+# Typer raises click's exceptions, or those of its own copy of click: either way they are the base of BadParameter.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="pkpd",
+    help="Mechanistic PK/PD of hetrombopag in immune thrombocytopenia: fit, simulate, report.\n\n"
+    "Research software: not for treatment decisions.",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Engine(StrEnum):
+    """Back ends that move a cohort."""
+
+    xla = "xla"
+    reference = "reference"
+
+
+class Solver(StrEnum):
+    """Solvers of a single profile."""
+
+    fast = "fast"
+    reference = "reference"
+
+
+Scenario = Annotated[str, typer.Argument(help="Scenario file, or the name of a shipped one (see pkpd info).")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0, max=2**32 - 1)]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+EngineOption = Annotated[Engine, typer.Option(help="Back end that moves the cohort.")]
+Posterior = Annotated[
+    Path | None, typer.Option(help="Run folder of a fit to draw parameters from; without it, the library's values.")
+]
+
+
+@app.command()
+def fit(
+    config: Annotated[
+        Path | None, typer.Argument(help="CONFIG.toml, or a folder of them. Without: the phase III fit.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make (default: named after the config).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.", min=0, max=2**32 - 1)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small fit, to try things out.")] = False,
+    prior_only: Annotated[bool, typer.Option("--prior-only", help="Draw from the prior; fit nothing.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable.")
+    ] = None,
+    engine: Annotated[Engine | None, typer.Option(help="Back end that moves the cohort.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    force: Force = False,
+) -> int:
+    """Fit the model to published trial arms and write a run folder with a report."""
+    from inference.commands.fit import run
+
+    options = {
+        "seed": seed,
+        "quick": quick or None,
+        "prior_only": prior_only or None,
+        "engine": engine and engine.value,
+    }
+    chosen = {key: value for key, value in options.items() if value is not None}
+    return run(config, out=out, settings=set_ or [], options=chosen, resume=resume, force=force)
+
+
+@app.command()
+def trial(
+    scenario: Scenario,
+    posterior: Posterior = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to make; without it, the table is only printed.")] = None,
+    seed: Seed = 1,
+    engine: EngineOption = Engine.xla,
+    force: Force = False,
+) -> None:
+    """Operating characteristics of a trial design: endpoints of every arm, and its test."""
+    from inference.commands.trial import run
+
+    run(scenario, posterior=posterior, out=out, seed=seed, engine=engine.value, force=force)
+
+
+@app.command()
+def simulate(
+    scenario: Scenario,
+    posterior: Posterior = None,
+    out: Annotated[Path | None, typer.Option(help="Parquet file to write (default: SCENARIO.parquet).")] = None,
+    seed: Seed = 1,
+    engine: EngineOption = Engine.xla,
+    force: Force = False,
+) -> None:
+    """The virtual cohort of a scenario itself: a Parquet table with a row a patient and visit."""
+    from inference.commands.simulate import run
+
+    run(scenario, posterior=posterior, out=out, seed=seed, engine=engine.value, force=force)
+
+
+@app.command()
+def profile(
+    case: Annotated[Path, typer.Argument(metavar="CASE.toml", help="Times, doses and parameters of one patient.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write.")],
+    solver: Annotated[Solver, typer.Option(help="fast: the engine of the cohorts; reference: tight.")] = Solver.fast,
+    force: Force = False,
+) -> None:
+    """One patient with explicit parameters: every state over time."""
+    from inference.commands.profile import run
+
+    run(case, out=out, solver=solver.value, force=force)
+
+
+@app.command()
+def assay(
+    out: Annotated[Path, typer.Option(help="Folder to make: table and picture.")],
+    tpo: Annotated[float, typer.Option(help="TPO in the dish, relative to healthy plasma.", min=0.0, max=1e6)] = 0.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of exposure.", min=0.0, max=1e5)] = 60.0,
+    force: Force = False,
+) -> None:
+    """Cells in a dish: every pathway against concentration and time, alone and on top of TPO."""
+    from inference.commands.assay import run
+
+    run(out=out, tpo=tpo, minutes=minutes, force=force)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="Data table (CSV), or config, scenario or case (TOML).")],
+) -> None:
+    """Validate a data table, config, scenario or case, and print what it holds."""
+    from inference.commands.check import run
+
+    run(file)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a fit.")],
+) -> None:
+    """Rebuild the report of a run."""
+    from inference.commands.report import run
+
+    run(run_folder)
+
+
+@app.command()
+def info() -> None:
+    """Versions, devices, precision, engines, library and cache."""
+    from inference.commands.info import run
+
+    run()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; every failure is one message on stderr."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        if "--version" in arguments[:1]:
+            from inference.manifest import version
+
+            print(f"pkpd {version()}")
+            code = 0
+        else:
+            code = app(args=arguments, prog_name="pkpd", standalone_mode=False) or 0
+        sys.stdout.flush()  # a full disk behind a redirection shows here
+        return int(code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", INTERRUPTED)
+    except InputError as error:
+        return _say(f"error: {error}", BAD_INPUT)
+    except USAGE_ERROR as error:
+        return _say(f"error: {_usage_message(error)}", BAD_INPUT)
+    except BrokenPipeError:
+        return _drop_stdout(FAILED)  # the reader of a pipe has gone: nothing to say, nobody to say it to
+    except OSError as error:
+        from inference.output import explain
+
+        code = _say(f"error: {explain(error)}", BAD_INPUT)
+        return _drop_stdout(code)
+    except MemoryError:
+        return _say("error: out of memory; ask for fewer patients or draws", BAD_INPUT)
+    except Exception as error:  # a defect of ours: the place helps whoever mends it
+        if os.environ.get("PKPD_TRACEBACK"):
+            raise
+        return _say(f"internal error: {_place(error)}; PKPD_TRACEBACK=1 shows more", FAILED)
+
+
+def entry() -> NoReturn:
+    """What the installed script and ``python -m inference`` call: ``main`` with the signals of a program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file name that is not text must not stop a message
+    sys.exit(main())
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    """Ends by SIGTERM as by Ctrl-C: what is half-written is taken away on the way out."""
+    raise SystemExit(TERMINATED)
+
+
+def _usage_message(error: Exception) -> str:
+    format_message: Callable[[], str] = getattr(error, "format_message", error.__str__)
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "pkpd")
+    return f"{' '.join(format_message().split())} (see {command} --help)"
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    at = f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{at}"
+
+
+def _say(message: str, code: int) -> int:
+    """Prints ``pkpd: message`` on stderr, as far as anyone listens."""
+    try:
+        print(f"pkpd: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        return code
+    return code
+
+
+def _drop_stdout(code: int) -> int:
+    """Points stdout at nothing, so that the interpreter does not fail again when it flushes at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return code
+    return code
