@@ -51,6 +51,9 @@ class Form(NamedTuple):
     hill_is_one: bool = True
 
 
+DYNAMIC = Form()
+
+
 def split(
     s: State,
 ) -> tuple[pharmacokinetics.Disposition, signalling.Pathways, Array, thrombopoiesis.Megakaryopoiesis]:

@@ -17,7 +17,7 @@ from jax import Array, lax
 from pkpd import cohort, endpoints, pharmacokinetics, random, titration
 from pkpd.devices import TILE, map_tiles
 from pkpd.engine import fast, grid, interval
-from pkpd.model import Form, steady_state
+from pkpd.model import DYNAMIC, Form, steady_state
 from pkpd.parameters import Population
 
 DRIFT_INTERVAL_D = 7  # omega changes weekly, whatever the visit calendar
@@ -42,7 +42,7 @@ class Visits(NamedTuple):
     """Courses as seen at the visits, [visits, patients] unless said.
 
     dose_mg, interrupted, stopped, cmax, auc: of the interval that ends at the visit. rescued: True from the visit of
-    the rescue on. dropped: True from the first missed visit on; later observed counts are NaN. ``trough`` is at the visit.
+    the rescue on. dropped: True from the first missed visit on, with observed counts NaN. trough: at the visit.
     """
 
     platelets_true: Array
@@ -81,7 +81,7 @@ def simulate_tile(
     keys: Array,
     days: Array,
     n_weeks: int,
-    form: Form = Form(),
+    form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
 ) -> Visits:
     """Courses of one batch. ``keys`` [patients]; ``days`` [visits] increasing; ``n_weeks`` covers the last day.
@@ -107,6 +107,7 @@ def course(
     hours, ka, ka_none, arrival = grid.day(p, steps)
     k = fast.steps(c, hours, ka, ka_none)
     omega = drift(noise, keys, n_weeks, dtype) + p.immune_log_activity
+    ng_per_ml = pharmacokinetics.ng_per_ml(jnp.ones((), dtype), p.molar_mass_g_per_mol)
     n = keys.shape[0]
 
     def visit(loop: tuple, xs: tuple) -> tuple[tuple, tuple]:
@@ -136,7 +137,7 @@ def course(
         rescued = rescued | (random.uniform(keys, day, "rescue", dtype=dtype) < chance)
         seen = (
             P, count, dose_mg, dosing.interrupted, dosing.stopped, chance, rescued, dropped,
-            *(pharmacokinetics.ng_per_ml(x, p.molar_mass_g_per_mol) for x in (y.cmax_nM, y.auc_nM_h, y.concentration_nM)),
+            *(x * ng_per_ml for x in (y.cmax_nM, y.auc_nM_h, y.concentration_nM)),
         )  # fmt: skip
         return (y, titration.decide(arm.rule, dosing, count, day), rescued, dropped), seen
 
@@ -151,12 +152,12 @@ def course(
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps"))
-def _visits(population, arm, key, draw, trial, patient, days, n_weeks, form, steps):  # noqa: PLR0913
+def _visits(population, arm, key, draw, trial, patient, days, n_weeks, form, steps):
     return simulate_tile(population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps)
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "group", "landmark"))
-def _moments(population, arm, key, draw, trial, patient, days, n_weeks, form, steps, group, landmark):  # noqa: PLR0913
+def _moments(population, arm, key, draw, trial, patient, days, n_weeks, form, steps, group, landmark):
     v = simulate_tile(population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps)
     mean, second = endpoints.expected_events(v.platelets_observed, v.baseline, v.rescue_probability, landmark)
 
@@ -171,8 +172,15 @@ def tiles(population: Population, draw: np.ndarray, trial: np.ndarray, patient: 
     n = len(patient)
     for first in range(0, n, TILE):
         rows = np.minimum(np.arange(first, first + TILE), n - 1)
-        cut = jax.tree.map(lambda leaf: leaf[rows] if np.shape(leaf) == (n,) and n > 1 else leaf, population)
-        yield cut, *(np.asarray(a, np.int32)[rows] for a in (draw, trial, patient))
+        yield _rows(population, rows, n), *(np.asarray(a, np.int32)[rows] for a in (draw, trial, patient))
+
+
+def _rows(population: Population, rows: np.ndarray, n: int) -> Population:
+    return jax.tree.map(lambda leaf: leaf[rows] if np.shape(leaf) == (n,) and n > 1 else leaf, population)
+
+
+def _first(visits: Visits, n: int) -> Visits:
+    return jax.tree.map(lambda x: x[..., :n], visits)
 
 
 def simulate(
@@ -183,7 +191,7 @@ def simulate(
     patient: np.ndarray,
     draw: np.ndarray | int = 0,
     trial: np.ndarray | int = 0,
-    form: Form = Form(),
+    form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
 ) -> Iterator[Visits]:
     """Courses of patients with the given numbers, tile by tile in order (host arrays).
@@ -201,7 +209,7 @@ def simulate(
         return _visits(population, arm, key, draw, trial, patient, *args, form, steps)
 
     for visits in map_tiles(one, cut):
-        yield jax.tree.map(lambda x: x[..., :left], visits) if left < TILE else visits
+        yield _first(visits, left)
         left -= TILE
 
 
@@ -212,22 +220,25 @@ def event_moments(
     seed: int,
     group: int,
     patient: np.ndarray,
-    draw: np.ndarray,
+    draw: np.ndarray | int = 0,
+    trial: np.ndarray | int = 0,
     landmark: int = -1,
-    form: Form = Form(),
+    form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Means [groups, 5] and second moments [groups, 5, 5] of the events of consecutive groups of patients, tile by tile,
-    with rescue integrated out; and the number of failed patients [groups]. ``group`` divides the tile width and len(patient).
+    """Moments of the events of consecutive groups of patients, rescue integrated out, tile by tile (host arrays).
+
+    Yields means [groups, 5], second moments [groups, 5, 5] and numbers of failed patients [groups]. ``group`` divides
+    the tile width and len(patient); other arguments as for ``simulate``.
     """
     key, args = random.root(seed), _static(days)
-    zero = np.zeros(len(patient), np.int32)
+    patient, draw, trial = (np.broadcast_to(np.asarray(a), np.shape(patient)) for a in (patient, draw, trial))
     left = len(patient) // group
 
     def one(population, draw, trial, patient):
         return _moments(population, arm, key, draw, trial, patient, *args, form, steps, group, landmark)
 
-    for result in map_tiles(one, tiles(jax.device_get(population), draw, zero, patient)):
+    for result in map_tiles(one, tiles(jax.device_get(population), draw, trial, patient)):
         yield tuple(x[:left] for x in result)
         left -= TILE // group
 
