@@ -6,15 +6,15 @@ A default here is a setting of the computation; every number of the model is in 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, model_validator
 
-from inference.validation import input_error
-from pkpd.errors import InputError
+from pkpd.errors import InputError, nearest
+from pkpd.scenario import List, Scenario, Table, load_scenario, validate
+from pkpd.tomlfile import apply_settings, read_toml
 
 if TYPE_CHECKING:
     from inference.arms import ArmData
@@ -24,29 +24,22 @@ if TYPE_CHECKING:
 Engine = Literal["xla", "reference"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 MAX_SEED = 2**32 - 1
+MAX_ROUNDS = 20
 # What --quick changes, unless the config says otherwise: a thin thread through the whole fit, never a final result.
 QUICK: dict[str, Any] = {
     "rounds": [{"vectors": 1024, "patients": 64}, {"vectors": 1024, "patients": 64}],
     "sampler": {"chains": 4, "warmup": 400, "draws": 400},
     "predictive": {"draws": 200, "patients": 512},
 }
-BARE_WORD = re.compile(r"[A-Za-z][\w ./+-]*")
 
 Name = Annotated[str, Field(min_length=1)]
-PriorTable = dict[str, bool | float]
-
-
-class Table(BaseModel):
-    """A table of the config: frozen, typed, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Data(Table):
     """Which counts are fitted: a shipped table or a file, and arms of it to leave out."""
 
     table: Name = "phase3_arms"
-    leave_out: tuple[Name, ...] = ()
+    leave_out: List[Name] = ()
 
 
 class Round(Table):
@@ -84,55 +77,67 @@ class Config(Table):
     disease: Name = "itp"
     centre: str = ""  # a named set of the library, such as alternative_centre, instead of its own values
     tuned_log_sd_factor: float = Field(1.0, gt=0, le=10)
-    free: tuple[Name, ...] = ()
-    fix: tuple[Name, ...] = ()
+    free: List[Name] = ()
+    fix: List[Name] = ()
     widening: float = Field(1.25, ge=1, le=4)  # of the posterior from which the next round is drawn
     data: Data = Data()
-    rounds: tuple[Round, ...] = Field(
-        (Round(vectors=3072, patients=128), Round(vectors=6144, patients=128)), min_length=1, max_length=20
-    )
+    rounds: List[Round] = (Round(vectors=3072, patients=128), Round(vectors=6144, patients=128))
     sampler: Sampler = Sampler()
     predictive: Predictive = Predictive()
-    parameters: dict[str, float] = {}  # values of the library to replace, by name
-    priors: dict[str, PriorTable] = {}  # changes of priors, by parameter or group
+    parameters: dict[str, float] = Field(default_factory=dict)  # values of the library to replace, by name
+    priors: dict[str, dict[str, Any]] = Field(default_factory=dict)  # changes of priors, by parameter or group
 
-    @field_validator("fix")
-    @classmethod
-    def _once(cls, fix: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        both = sorted(set(fix) & set(info.data.get("free", ())))
-        if both:
-            raise ValueError(f"{both[0]} is also in free; name it in one of them")
-        return fix
-
-    def library(self) -> Library:
-        """The parameter library the config asks for; InputError for an unknown name or a value out of range."""
-        from pkpd.parameters import load_centre, load_library
-
-        values = (load_centre(self.centre) if self.centre else {}) | self.parameters
-        return load_library(self.drug, self.disease, values)
-
-    def joint_prior(self, library: Library) -> JointPrior:
-        """The prior of what is free; InputError for an unknown name or a prior that makes no sense."""
-        from inference.priors import joint_prior
-
-        tables = {name: dict(table) for name, table in self.priors.items()}
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        if not 1 <= len(self.rounds) <= MAX_ROUNDS:
+            raise InputError(f"rounds: {len(self.rounds)} given; legal: 1 to {MAX_ROUNDS}")
         for name in self.free:
-            tables.setdefault(name, {})["free"] = True
-        for name in self.fix:
-            tables.setdefault(name, {})["free"] = False
-        return joint_prior(library, tables, tuned_log_sd_factor=self.tuned_log_sd_factor)
-
-    def arm_data(self) -> ArmData:
-        """The counts to fit, without the arms left out; InputError for a bad table or an unknown arm."""
-        from inference.arms import from_table
-        from pkpd.datatables import published, read_table
-
-        table = read_table(self.data.table) if self.data.table.endswith(".csv") else published(self.data.table)
-        return from_table(table, source=self.data.table).without(self.data.leave_out)
+            if name in self.fix:
+                raise InputError(f"{name!r} is in both free and fix; legal: in one of them")
+        return self
 
     def to_toml(self) -> str:
         """The config as TOML that ``load`` reads back to an equal one."""
         return dump_toml(self.model_dump(mode="python"))
+
+
+class Plan(NamedTuple):
+    """What a config asks for, read and checked."""
+
+    library: Library
+    prior: JointPrior
+    data: ArmData  # of the scenario's arms, whether fitted or left out
+    fitted: ArmData
+    scenario: Scenario
+
+
+def plan(config: Config) -> Plan:
+    """Everything the config names; InputError for what does not exist, is out of range or does not fit together."""
+    from inference.arms import from_table
+    from inference.priors import joint_prior
+    from pkpd.datatables import published, read_table
+    from pkpd.parameters import load_centre, load_library
+
+    values = (load_centre(config.centre) if config.centre else {}) | config.parameters
+    library = load_library(config.drug, config.disease, values)
+    priors = {name: dict(table) for name, table in config.priors.items()}
+    for free, names in ((True, config.free), (False, config.fix)):
+        for name in names:
+            priors.setdefault(name, {})["free"] = free
+    prior = joint_prior(library, priors, tuned_log_sd_factor=config.tuned_log_sd_factor)
+    source = config.data.table
+    table = read_table(source) if source.endswith(".csv") else published(source)
+    scenario = load_scenario(config.scenario)
+    reported = from_table(table, source=source)
+    data = reported.select([arm.name for arm in scenario.arms if arm.name in reported.arms] or [scenario.arms[0].name])
+    fitted = data.without(config.data.leave_out)
+    sizes = {arm.name: arm.n for arm in scenario.arms}
+    for arm, n in zip(data.arms, data.n.tolist(), strict=True):
+        if arm not in sizes:
+            raise InputError(f"{source}: arm {arm!r} is not in scenario {config.scenario}{nearest(arm, sizes)}")
+        if n != sizes[arm]:
+            raise InputError(f"{source}: arm {arm!r}: n = {n}, but {sizes[arm]} in scenario {config.scenario}")
+    return Plan(library, prior, data, fitted, scenario)
 
 
 def load(
@@ -144,43 +149,13 @@ def load(
     """
     raw: dict[str, Any] = {}
     if path is not None:
-        from pkpd.tables import read_toml
-
-        raw = read_toml(Path(path))
-        if not raw:
-            raise InputError(f"{path}: is empty; legal: keys of a config, such as seed = 1")
-        validated(raw, str(path))  # what is wrong in the file is said of the file
+        raw = read_toml(path)
+        validate(Config, raw, str(path))  # what is wrong in the file is said of the file
         raw = _beside(raw, Path(path).parent)
-    for setting in settings:
-        raw = merged(raw, parse_setting(setting))
-    raw = merged(raw, dict(options or {}))
+    raw = merged(apply_settings(raw, settings), dict(options or {}))
     if raw.get("quick") is True:
         raw = merged(QUICK, raw)
-    return validated(raw, "--set" if settings else "options")
-
-
-def validated(raw: Mapping[str, Any], where: str) -> Config:
-    """The Config of a parsed TOML table; errors as in ``load``."""
-    try:
-        return Config.model_validate(_tuples(raw))
-    except ValidationError as error:
-        raise input_error(error, Config, where) from None
-
-
-def parse_setting(setting: str) -> dict[str, Any]:
-    """``sampler.draws=500`` as a nested table; the value is TOML, or a bare word taken as a string."""
-    key, equals, value = setting.partition("=")
-    key, value = key.strip(), value.strip()
-    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key) or "\n" in setting:
-        raise InputError(f"--set {setting!r}: not key=value; legal: such as --set sampler.draws=500")
-    try:
-        return tomllib.loads(f"{key} = {value}")
-    except (ValueError, RecursionError):
-        if not BARE_WORD.fullmatch(value):
-            raise InputError(
-                f"--set {setting!r}: {value!r} is not a TOML value; legal: such as 5, true, [1, 2], a word"
-            ) from None
-    return tomllib.loads(f'{key} = "{value}"')
+    return validate(Config, raw, "--set" if settings else "options")
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,10 +200,3 @@ def _beside(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if str(raw.get("data", {}).get("table", "")).endswith(".csv"):
         result["data"] = {**raw["data"], "table": str(folder / raw["data"]["table"])}
     return result
-
-
-def _tuples(value: Any) -> Any:
-    """Lists as tuples, which is what strict validation expects of a frozen field."""
-    if isinstance(value, Mapping):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

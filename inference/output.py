@@ -61,7 +61,7 @@ def atomic_path(path: str | Path, *, force: bool = False) -> Iterator[Path]:
                 with open(temporary, "rb") as source, open(path, "wb") as target:
                     shutil.copyfileobj(source, target)
             return
-        path = path.resolve()  # a symbolic link stays one: what it points to is replaced
+        path = Path(os.path.realpath(path))  # a symbolic link stays one: what it points to is replaced
         with _parents(path):
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
             os.close(handle)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import output
-from inference.config import Config, load
+from inference.config import Config, load, plan
 from inference.console import say
 from inference.manifest import write_manifest
 from inference.progress import bars
@@ -57,7 +57,7 @@ def _run_folder(
 
 def _run_one(config: Config, out: Path, *, resume: bool, force: bool) -> int:
     output.refuse_existing_run(out, force=force, resume=resume)
-    config.joint_prior(config.library())  # bad names and numbers are told before anything is computed
+    plan(config)  # bad names and numbers are told before anything is computed
     start_jax()
     from inference import population, report
 

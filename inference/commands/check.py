@@ -1,0 +1,76 @@
+"""``pkpd check``: says what kind of file it is, validates it, and prints what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inference.config import Config, load, plan
+from inference.console import say, show_table
+from pkpd.case import load_case
+from pkpd.datatables import read_table
+from pkpd.errors import InputError
+from pkpd.scenario import Scenario, load_scenario
+from pkpd.scenario_text import describe
+from pkpd.tomlfile import read_toml
+
+SHOWN = ("study", "arm", "n", "quantity", "value", "unit", "time_d", "status", "source")
+# A TOML file is told by keys that only its kind has.
+CASE_KEYS = ("times_h", "daily_doses")
+SCENARIO_KEYS = ("trial", "arms", "entry", "titration", "analysis", "rescue", "dropout")
+
+
+def run(file: Path) -> None:
+    """Validates ``file`` and prints what it holds; InputError says what is wrong with it."""
+    if file.suffix.lower() == ".csv":
+        return _table(file)
+    if file.suffix.lower() != ".toml" and not file.is_dir() and file.exists():
+        raise InputError(f"{file}: unknown kind of file; legal: a table (.csv), or a config, scenario or case (.toml)")
+    return kind_of(read_toml(file), file)(file)
+
+
+def kind_of(raw: dict[str, Any], file: Path) -> Callable[[Path], None]:
+    """The check for a TOML file, told from its keys; InputError if they are of no kind."""
+    for keys, check in ((CASE_KEYS, _case), (SCENARIO_KEYS, _scenario), (Config.model_fields, _config)):
+        if any(key in keys for key in raw):
+            return check
+    kinds = f"config ({', '.join(Config.model_fields)}), scenario ({', '.join(Scenario.model_fields)}), case (times_h)"
+    raise InputError(f"{file}: no key of a {kinds}")
+
+
+def _table(file: Path) -> None:
+    table = read_table(file)
+    text = table[list(SHOWN)].astype(object).where(table[list(SHOWN)].notna(), "")
+    show_table(f"data table {file}", SHOWN, text.itertuples(index=False))
+    counts = ", ".join(f"{n} {status}" for status, n in table["status"].value_counts().items())
+    say(f"ok: {len(table)} rows, {table['study'].nunique()} studies; {counts}")
+
+
+def _scenario(file: Path) -> None:
+    scenario = load_scenario(file)
+    say(describe(scenario))
+    say(f"ok: scenario with {len(scenario.arms)} arms, {sum(arm.n for arm in scenario.arms)} patients")
+
+
+def _config(file: Path) -> None:
+    config = load(file)
+    asked = plan(config)
+    say(config.to_toml())
+    arms = [
+        (arm, int(n), *map(int, y)) for arm, n, y in zip(asked.data.arms, asked.data.n, asked.data.counts, strict=True)
+    ]
+    from pkpd.endpoints import NAMES
+
+    show_table("counts fitted", ("arm", "n", *NAMES), arms)
+    show_table("free parameters", ("name", "value"), [(n, asked.library.value(n)) for n in asked.prior.names])
+    say(f"ok: config with {asked.prior.dimension} free coordinates, {len(asked.data.arms)} arms")
+
+
+def _case(file: Path) -> None:
+    case = load_case(file)
+    times = case.times_h
+    rows = [(d.first_day, d.last_day, d.mg) for d in case.daily_doses]
+    show_table(f"case {file}", ("first day", "last day", "mg a day"), rows)
+    show_table("parameters set", ("name", "value"), case.parameters.items())
+    say(f"ok: case with {len(times)} times from {times[0]:g} to {times[-1]:g} h, {len(rows)} rows of doses")
