@@ -73,9 +73,7 @@ def expected_events(
     return mean, jnp.concatenate([top, last[None]])
 
 
-def rescue_probability(
-    count: jax.Array, p_max: jax.Array, c: jax.Array, interval_d: float | jax.Array
-) -> jax.Array:
+def rescue_probability(count: jax.Array, p_max: jax.Array, c: jax.Array, interval_d: float | jax.Array) -> jax.Array:
     """Probability of rescue after a visit's count (1e9/L) that ends an interval of ``interval_d`` days.
 
     p = min(1, p_max logistic(4 (ln c - ln count))) per 7 days; 1 - (1 - p)^(D/7) after D days.

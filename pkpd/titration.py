@@ -288,9 +288,7 @@ def _check_compact(given: dict[str, Any]) -> None:
     if "stop_after_d" in given and "up_below" not in given:
         raise InputError("up_below is missing: stop_after_d counts days at the top level below it")
     if not given:
-        raise InputError(
-            "no action: give up_below, down_above or hold_above with their keys, or a fixed dose"
-        )
+        raise InputError("no action: give up_below, down_above or hold_above with their keys, or a fixed dose")
     for name in ("up_below", "down_above", "hold_above", "resume_below"):
         if name in given and (not _number(given[name]) or given[name] <= 0):
             raise InputError(f"{name} = {given[name]!r}: give a finite count above 0, in 1e9/L")
@@ -307,7 +305,5 @@ def _check_compact(given: dict[str, Any]) -> None:
         if low not in given or high not in given:
             continue
         if given[low] > given[high] or (strict and given[low] == given[high]):
-            order = (
-                f"{low} = {given[low]:g} must be {'below' if strict else 'at most'} {high} = {given[high]:g}"
-            )
+            order = f"{low} = {given[low]:g} must be {'below' if strict else 'at most'} {high} = {given[high]:g}"
             raise InputError(f"{order}: thresholds in the wrong order")

@@ -58,9 +58,7 @@ def test_all_paths_at_once_under_jit():
     observed = np.array(counts, np.float32).T
     rescued = np.stack([rescued_from(visit) for visit in rescues], axis=1)
     found = jax.jit(endpoints.events)(observed, np.array(baselines, np.float32), rescued)
-    np.testing.assert_array_equal(
-        np.asarray(found).T, [[flag == "1" for flag in flags] for flags in expected]
-    )
+    np.testing.assert_array_equal(np.asarray(found).T, [[flag == "1" for flag in flags] for flags in expected])
 
 
 @pytest.mark.parametrize(("visits", "needed"), [(8, 6), (4, 3), (9, 7), (1, 1), (5, 4), (24, 18)])
@@ -153,9 +151,7 @@ def test_moments_are_those_of_indicators():
     )
     np.testing.assert_array_equal(second, np.swapaxes(second, 0, 1))
     np.testing.assert_array_equal(np.stack([second[k, k] for k in range(5)]), mean)
-    np.testing.assert_allclose(
-        second[RESCUE, WEEK_8], 0, atol=1e-6
-    )  # a patient rescued by week 8 is no responder
+    np.testing.assert_allclose(second[RESCUE, WEEK_8], 0, atol=1e-6)  # a patient rescued by week 8 is no responder
     assert (second[ANY, AT_75] == mean[AT_75]).all()  # at 75% of visits implies at least once
     covariance = second - mean[:, None] * mean[None, :]
     assert np.linalg.eigvalsh(np.moveaxis(np.asarray(covariance, np.float64), -1, 0)).min() > -1e-5

@@ -418,7 +418,5 @@ def test_bad_fixed_dose(dose):
 
 
 def test_start_dose_off_the_ladder():
-    with pytest.raises(
-        InputError, match=r"start_dose_mg = 4 is not on the ladder of 2\.5, 3\.75, 5, 7\.5 mg"
-    ):
+    with pytest.raises(InputError, match=r"start_dose_mg = 4 is not on the ladder of 2\.5, 3\.75, 5, 7\.5 mg"):
         titration.level_of(RULE, 4)

@@ -1,0 +1,366 @@
+"""A trial scenario: a TOML file read into a frozen object, every key checked before anything is simulated."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from pkpd import endpoints, titration
+from pkpd.errors import InputError, nearest
+from pkpd.tomlfile import apply_settings, first_error, read_toml, shown
+
+FOLDER = Path(__file__).parent / "scenarios"
+MAX_PATIENTS = 10**7
+MAX_DAY = 3660
+FIXED = "none"  # titration = "none": the start dose throughout
+_ONLY = ""  # name of the rule where a scenario has a single [titration]
+_WEEK = re.compile(r"response_week_([1-9][0-9]?[0-9]?)")
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("a list")
+    return tuple(value)
+
+
+T = TypeVar("T")
+List = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
+Text = Annotated[str, Field(min_length=1, max_length=10_000)]
+Count = Annotated[float, Field(gt=0, le=10_000)]  # 1e9/L
+Days = Annotated[int, Field(ge=0, le=MAX_DAY)]
+
+
+class Table(BaseModel):
+    """A table of a scenario: frozen, strictly typed; an unknown key is an error that suggests the nearest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        # Before pydantic reports what is missing: a misspelt key is the cause, the missing one the symptom.
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields:
+                raise InputError(f"unknown key {shown(key)}{nearest(str(key), cls.model_fields)}")
+        return data
+
+
+class Trial(Table):
+    """The calendar of visits in days from the first dose, and how often the trial is simulated."""
+
+    name: Text
+    description: str = ""
+    assumptions: List[Text] = ()
+    visits_d: List[int]
+    n_trials: int = Field(1000, ge=1, le=10**6)
+    posterior_draws: int = Field(200, ge=1, le=10**6)
+
+    @field_validator("visits_d")
+    @classmethod
+    def _increasing(cls, days: tuple[int, ...]) -> tuple[int, ...]:
+        if not days:
+            raise ValueError("at least one visit")
+        for day in days:
+            if not 1 <= day <= MAX_DAY:
+                raise ValueError(f"days from 1 to {MAX_DAY}, but {shown(day)} is among them")
+        for first, second in itertools.pairwise(days):
+            if second <= first:
+                raise ValueError(f"days that increase, but {second} follows {first}")
+        return days
+
+
+class Arm(Table):
+    """One arm. ``titration`` names a rule, or is "none" for the start dose throughout; doses are in mg a day."""
+
+    name: Text
+    drug: Literal["hetrombopag", "eltrombopag", "placebo"]
+    n: int = Field(ge=1, le=MAX_PATIENTS)
+    start_dose_mg: float | None = Field(None, ge=0, le=10_000)
+    titration: Text | None = None
+    meal: Literal["fasted", "high_fat_breakfast", "meal_1h_after", "meal_2h_after"] = "fasted"
+
+
+class Entry(Table):
+    """Who may enter: the baseline count lies below the limit."""
+
+    platelets_below_1e9_per_l: Count
+
+
+class BandRow(Table):
+    """One row of ``[[titration.bands]]``; ``state`` tells whether patients on treatment or interrupted are meant."""
+
+    action: Literal["stop", "interrupt", "resume", "resume_lower", "down", "up"]
+    above: Count | None = None
+    below: Count | None = None
+    state: Literal["treated", "interrupted", "any"] | None = None
+    every_d: Days = 0
+    min_days_since_change: Days = 0
+    min_days_at_top_below: Days = 0
+
+    def band(self) -> titration.Band:
+        """The row as the rule's own."""
+        resumes = self.action in ("resume", "resume_lower")
+        state = self.state or ("interrupted" if resumes else "treated")
+        return titration.Band(
+            action=self.action,
+            above=-math.inf if self.above is None else self.above,
+            below=math.inf if self.below is None else self.below,
+            while_interrupted=None if state == "any" else state == "interrupted",
+            every_d=self.every_d,
+            min_days_since_change=self.min_days_since_change,
+            min_days_at_top_below=self.min_days_at_top_below,
+        )
+
+
+class Titration(Table):
+    """A dose rule: the ladder with either the keys of the usual rule or a table of bands in their order."""
+
+    levels_mg: List[float]
+    up_below: Count | None = None
+    up_every_d: Days | None = None
+    up_min_days_since_change: Days | None = None
+    down_above: Count | None = None
+    hold_above: Count | None = None
+    resume_below: Count | None = None
+    stop_after_d: Days | None = None
+    bands: List[BandRow] = ()
+
+    def rule(self) -> titration.Rule:
+        """The rule as arrays; InputError where its keys do not fit together."""
+        keys = self.model_dump(exclude={"levels_mg", "bands"}, exclude_none=True)
+        if not self.bands:
+            return titration.compact(self.levels_mg, **keys)
+        if keys:
+            raise InputError(f"bands and {next(iter(keys))} exclude each other: write the rule in one way")
+        return titration.from_bands(self.levels_mg, [row.band() for row in self.bands])
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Titration:
+        rule = self.rule()
+        limit = endpoints.RESPONSE_COUNT
+        for action, above in zip(rule.action, rule.above, strict=True):
+            if action in (titration.STOP, titration.INTERRUPT, titration.DOWN) and 0 <= above < limit:
+                word = titration.ACTIONS[action]
+                raise InputError(
+                    f"no responders possible: {word} above {above:g} takes the dose from who nears a response; "
+                    f"legal: at least {limit:g}"
+                )
+        return self
+
+
+class Rescue(Table):
+    """Whether rescue treatment is given; its probability belongs to the parameter library."""
+
+    enabled: bool = True
+
+
+class Dropout(Table):
+    """Leaving the trial: a constant hazard."""
+
+    hazard_per_week: float = Field(0.0, ge=0, le=10)
+
+
+class Analysis(Table):
+    """The one test of the trial: which endpoint, against which arm."""
+
+    endpoint: Text
+    test: Literal["cochran-mantel-haenszel", "fisher", "risk-difference"]
+    control: Text
+    sided: Literal[1, 2] = 2
+    alpha: float = Field(gt=0, lt=1)
+
+
+class Scenario(Table):
+    """A trial to simulate. Rules of titration are kept by name; the only one of a plain ``[titration]`` is ``""``."""
+
+    trial: Trial
+    arms: List[Arm]
+    entry: Entry
+    titration: dict[str, Titration] = {}
+    rescue: Rescue = Rescue()
+    dropout: Dropout = Dropout()
+    parameters: dict[str, float] = {}  # library values to replace by name, in every arm
+    analysis: Analysis | None = None
+
+    @field_validator("titration", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("a table")
+        single = any(key in Titration.model_fields or not isinstance(below, dict) for key, below in value.items())
+        if FIXED in value and not single:
+            raise ValueError(f"another name than {FIXED!r}, which stands for a fixed dose")
+        return {_ONLY: value} if single or not value else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Scenario:
+        self._check_arms()
+        for index, arm in enumerate(self.arms, start=1):
+            try:
+                self.start_level(arm)
+            except InputError as error:
+                raise InputError(f"arms[{index}] ({arm.name}): {error}") from None
+        if self.analysis:
+            self._check_analysis(self.analysis)
+        return self
+
+    def _check_arms(self) -> None:
+        if not self.arms:
+            raise InputError("arms: at least one [[arms]] is needed")
+        seen: dict[str, int] = {}
+        for index, arm in enumerate(self.arms, start=1):
+            folded = " ".join(arm.name.split()).casefold()
+            if not folded or folded in seen:
+                other = f" is the name of arms[{seen[folded]}] too" if folded else " is blank"
+                raise InputError(f"arms[{index}].name = {shown(arm.name)}{other}; each arm needs a name of its own")
+            seen[folded] = index
+
+    def _check_analysis(self, analysis: Analysis) -> None:
+        names = [arm.name for arm in self.arms]
+        if len(names) < 2:
+            raise InputError("analysis: a test needs at least two arms")
+        if analysis.control not in names:
+            hint = nearest(analysis.control, names)
+            raise InputError(f"analysis.control = {shown(analysis.control)} is not the name of an arm{hint}")
+        week = _WEEK.fullmatch(analysis.endpoint)
+        if analysis.endpoint not in endpoints.NAMES and not week:
+            hint = nearest(analysis.endpoint, endpoints.NAMES)
+            raise InputError(f"analysis.endpoint = {shown(analysis.endpoint)} is unknown{hint}")
+        if week and 7 * int(week[1]) not in self.trial.visits_d:
+            day = 7 * int(week[1])
+            raise InputError(
+                f"analysis.endpoint = {analysis.endpoint!r} needs a visit on day {day}; "
+                f"legal: add {day} to trial.visits_d, or another endpoint"
+            )
+
+    def rule(self, arm: Arm) -> titration.Rule:
+        """The dose rule of an arm; InputError where the arm does not say which."""
+        if arm.titration == FIXED or (arm.titration is None and not self.titration):
+            if arm.start_dose_mg is None and arm.drug != "placebo":
+                raise InputError("start_dose_mg is missing")
+            dose = arm.start_dose_mg or 0.0
+            if arm.drug != "placebo" and dose == 0:
+                raise InputError("start_dose_mg = 0: give a dose above 0 mg, or drug = 'placebo'")
+            return titration.fixed(dose)
+        if arm.titration is None:
+            if len(self.titration) > 1:
+                names = ", ".join(map(repr, (*self.titration, FIXED)))
+                raise InputError(f"titration is missing; legal: {names}")
+            return next(iter(self.titration.values())).rule()
+        if arm.titration not in self.titration or arm.titration == _ONLY:
+            names = [name for name in self.titration if name != _ONLY]
+            raise InputError(
+                f"titration = {shown(arm.titration)} is not defined{nearest(arm.titration, [*names, FIXED])}"
+            )
+        return self.titration[arm.titration].rule()
+
+    def start_level(self, arm: Arm) -> int:
+        """Index of the start dose on the arm's ladder; placebo without one starts at the lowest."""
+        rule = self.rule(arm)
+        if arm.start_dose_mg is None:
+            if arm.drug != "placebo":
+                raise InputError("start_dose_mg is missing")
+            return 0
+        return titration.level_of(rule, arm.start_dose_mg)
+
+    @property
+    def landmark_day(self) -> int:
+        """Day of the landmark response: of the analysis' week, else day 56, else the last visit."""
+        week = _WEEK.fullmatch(self.analysis.endpoint) if self.analysis else None
+        if week:
+            return 7 * int(week[1])
+        return 56 if 56 in self.trial.visits_d else self.trial.visits_d[-1]
+
+    @property
+    def landmark(self) -> int:
+        """Index of the landmark visit, for ``endpoints.events``."""
+        return self.trial.visits_d.index(self.landmark_day)
+
+    @property
+    def endpoint_names(self) -> tuple[str, ...]:
+        """Names of the rows of ``endpoints.events`` in this trial: the first one carries its own week or day."""
+        weeks, rest = divmod(self.landmark_day, 7)
+        first = f"response_day_{self.landmark_day}" if rest else f"response_week_{weeks}"
+        return (first, *endpoints.NAMES[1:])
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the scenarios that come with the package."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+def load_scenario(path: str | Path, settings: Sequence[str] = ()) -> Scenario:
+    """The Scenario of a TOML file, or of a shipped one by its name, changed by ``key=value`` settings.
+
+    InputError, one line that names file, key, value and what is legal.
+    """
+    name = str(path)
+    if name in shipped() and not os.path.isfile(name):
+        path = FOLDER / f"{name}.toml"
+    elif not os.path.splitext(name)[1] and not os.path.exists(name):
+        raise InputError(f"{name}: no such file or shipped scenario{nearest(name, shipped())}")
+    return build(apply_settings(read_toml(path), settings), str(path))
+
+
+def build(data: Mapping[str, Any], where: str) -> Scenario:
+    """The Scenario of tables already read; ``where`` names their source in messages and an unnamed trial."""
+    data = dict(data)
+    trial = data.get("trial")
+    if isinstance(trial, Mapping) and "name" not in trial:
+        data["trial"] = {"name": Path(where).stem, **trial}
+    scenario = validate(Scenario, data, where)
+    _check_library(scenario, where)
+    return scenario
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
+    """``data`` as the pydantic ``model``; its first error as an InputError of one line."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise first_error(error.errors(include_url=False), where) from None
+
+
+def _check_library(scenario: Scenario, where: str) -> None:
+    from pkpd.parameters import load_library, with_overrides
+    from pkpd.tables import schema
+
+    drugs = sorted({arm.drug for arm in scenario.arms} - {"placebo"})
+    for name in scenario.parameters if len(drugs) > 1 else ():
+        if name.removesuffix("_iiv_log_sd") in schema()["drug"]:
+            raise InputError(
+                f"{where}: parameters.{name}: which drug is meant, {' or '.join(drugs)}? The scenario has both"
+            )
+    for drug in drugs or ["hetrombopag"]:
+        library = with_overrides(load_library(drug), scenario.parameters, f"{where}: parameters")
+        for index, arm in enumerate(scenario.arms, start=1):
+            try:
+                library.food(arm.meal if arm.drug == drug else "fasted")
+            except InputError as error:
+                raise InputError(f"{where}: arms[{index}] ({arm.name}): {drug}: {error}") from None
+        lowest, limit = library.value("baseline_min_1e9_per_l"), scenario.entry.platelets_below_1e9_per_l
+        if limit <= lowest:
+            raise InputError(
+                f"{where}: entry.platelets_below_1e9_per_l = {limit:g}: nobody is eligible, baseline counts start "
+                f"at {lowest:g}; legal: above {lowest:g}"
+            )
