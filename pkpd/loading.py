@@ -30,15 +30,12 @@ def read_library(drug: str, disease: str, folder: str | Path | None) -> dict[str
     files = library_files(folder)
     names = {"drug": drug, "physiology": f"physiology_{disease}"}
     drug_table = _read_kind(files, drug, "drug", f"unknown drug {drug!r}")
-    physiology = _read_kind(
-        files, names["physiology"], "physiology", f"unknown disease {disease!r}", "physiology_"
-    )
+    physiology = _read_kind(files, names["physiology"], "physiology", f"unknown disease {disease!r}", "physiology_")
     variability = _read_kind(files, "variability", "variability")
     noise = _read_kind(files, "noise", "noise")
     priors = _read_kind(files, "priors", "priors")
     at = {
-        kind: _label(files[names.get(kind, kind)])
-        for kind in ("drug", "physiology", "variability", "noise", "priors")
+        kind: _label(files[names.get(kind, kind)]) for kind in ("drug", "physiology", "variability", "noise", "priors")
     }
 
     covariates, demography = drug_table.pop("covariates", {}), physiology.pop("demography", {})
@@ -47,9 +44,7 @@ def read_library(drug: str, disease: str, folder: str | Path | None) -> dict[str
         raise InputError(f"{at['drug']}: food = {food!r}: not a table; legal: a table for each meal")
     correlations = _read_correlations(variability.pop("correlations", []), at["variability"])
     fields = schema()
-    sd_fields = {
-        name: replace(fields["interindividual"], name=name + SD_SUFFIX) for name in fields["varying"]
-    }
+    sd_fields = {name: replace(fields["interindividual"], name=name + SD_SUFFIX) for name in fields["varying"]}
 
     entries = read_entries(drug_table, fields["drug"], at["drug"])
     entries |= read_entries(physiology, fields["physiology"], at["physiology"])
@@ -62,9 +57,7 @@ def read_library(drug: str, disease: str, folder: str | Path | None) -> dict[str
         "sd_entries": {entry.name: entry for entry in sds.values()},
         "demography_entries": laws,
         "covariate_entries": read_entries(covariates, fields["covariates"], f"{at['drug']}: covariates"),
-        "food_entries": {
-            m: read_entries(t, fields["food"], f"{at['drug']}: food.{m}") for m, t in food.items()
-        },
+        "food_entries": {m: read_entries(t, fields["food"], f"{at['drug']}: food.{m}") for m, t in food.items()},
         "correlations": correlations,
         "priors": priors,
         "where_priors": at["priors"],
@@ -106,14 +99,10 @@ def diseases(folder: str | Path | None = None) -> tuple[str, ...]:
 
 
 def _of_kind(files: Mapping[str, Path], kind: str, prefix: str = "") -> tuple[str, ...]:
-    return tuple(
-        stem.removeprefix(prefix) for stem, path in files.items() if read_toml(path).get("kind") == kind
-    )
+    return tuple(stem.removeprefix(prefix) for stem, path in files.items() if read_toml(path).get("kind") == kind)
 
 
-def _read_kind(
-    files: Mapping[str, Path], stem: str, kind: str, unknown: str = "", prefix: str = ""
-) -> dict[str, Any]:
+def _read_kind(files: Mapping[str, Path], stem: str, kind: str, unknown: str = "", prefix: str = "") -> dict[str, Any]:
     """Content of a file of the given kind, without its ``kind``; InputError suggests the nearest."""
     if stem not in files:
         asked = str(stem).removeprefix(prefix)

@@ -291,9 +291,7 @@ def _linked(library: Library, where: str) -> Library:
         if found is None or found.distribution == "beta" or entry.value > 0:
             return found
         if found.free:  # neither a log-normal nor a Dirichlet can be centred on 0
-            raise InputError(
-                f"{where}: {name} = {entry.value:g}: a {found.distribution} prior needs a value > 0"
-            )
+            raise InputError(f"{where}: {name} = {entry.value:g}: a {found.distribution} prior needs a value > 0")
         return None
 
     sds = {name.removesuffix(SD_SUFFIX): entry.value for name, entry in library.sd_entries.items()}

@@ -237,9 +237,7 @@ def check_rules(values: Mapping[str, float], where: str) -> None:
     for group in complete("within_a_day"):
         total = math.fsum(values[name] for name in group)
         if total > rules["day_h"]:
-            raise InputError(
-                f"{where}: {text(group, ' + ')} = {total:g} h: must be at most {rules['day_h']:g} h"
-            )
+            raise InputError(f"{where}: {text(group, ' + ')} = {total:g} h: must be at most {rules['day_h']:g} h")
     for group in complete("increasing"):
         if any(values[a] > values[b] for a, b in pairwise(group)):
             raise InputError(f"{where}: {text(group, ', ')}: must be in increasing order")
