@@ -48,7 +48,7 @@ class Solver(StrEnum):
 
 
 Scenario = Annotated[str, typer.Argument(help="Scenario file, or the name of a shipped one (see pkpd info).")]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0, max=2**32 - 1)]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0, max=2**31 - 1)]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 EngineOption = Annotated[Engine, typer.Option(help="Back end that moves the cohort.")]
 Posterior = Annotated[
@@ -62,7 +62,7 @@ def fit(
         Path | None, typer.Argument(help="CONFIG.toml, or a folder of them. Without: the phase III fit.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make (default: named after the config).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.", min=0, max=2**32 - 1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.", min=0, max=2**31 - 1)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small fit, to try things out.")] = False,
     prior_only: Annotated[bool, typer.Option("--prior-only", help="Draw from the prior; fit nothing.")] = False,
     set_: Annotated[

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import Field, model_validator
 
 from pkpd.errors import InputError, nearest
+from pkpd.random import LARGEST_SEED
 from pkpd.scenario import List, Scenario, Table, load_scenario, validate
 from pkpd.tomlfile import apply_settings, read_toml
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["xla", "reference"]
 ENGINES: tuple[str, ...] = get_args(Engine)
-MAX_SEED = 2**32 - 1
 MAX_ROUNDS = 20
 # What --quick changes, unless the config says otherwise: a thin thread through the whole fit, never a final result.
 QUICK: dict[str, Any] = {
@@ -67,7 +67,7 @@ class Predictive(Table):
 class Config(Table):
     """Everything that decides what a fit does; the run directory keeps it as ``config.toml``."""
 
-    seed: int = Field(1, ge=0, le=MAX_SEED)
+    seed: int = Field(1, ge=0, le=LARGEST_SEED)
     quick: bool = False
     prior_only: bool = False
     engine: Engine = "xla"

@@ -58,13 +58,14 @@ def _config(file: Path) -> None:
     asked = plan(config)
     say(config.to_toml())
     arms = [
-        (arm, int(n), *map(int, y)) for arm, n, y in zip(asked.data.arms, asked.data.n, asked.data.counts, strict=True)
+        (arm, int(n), *map(int, y))
+        for arm, n, y in zip(asked.fitted.arms, asked.fitted.n, asked.fitted.counts, strict=True)
     ]
     from pkpd.endpoints import NAMES
 
     show_table("counts fitted", ("arm", "n", *NAMES), arms)
     show_table("free parameters", ("name", "value"), [(n, asked.library.value(n)) for n in asked.prior.names])
-    say(f"ok: config with {asked.prior.dimension} free coordinates, {len(asked.data.arms)} arms")
+    say(f"ok: config with {asked.prior.dimension} free coordinates, {len(asked.fitted.arms)} arms")
 
 
 def _case(file: Path) -> None:
