@@ -22,6 +22,7 @@ from pydantic import (
 
 from pkpd import endpoints, titration
 from pkpd.errors import InputError, nearest
+from pkpd.titration import Rule
 from pkpd.tomlfile import apply_settings, first_error, read_toml, shown
 
 FOLDER = Path(__file__).parent / "scenarios"
@@ -69,8 +70,8 @@ class Trial(Table):
     description: str = ""
     assumptions: List[Text] = ()
     visits_d: List[int]
-    n_trials: int = Field(1000, ge=1, le=10**6)
-    posterior_draws: int = Field(200, ge=1, le=10**6)
+    n_trials: int = Field(default=1000, ge=1, le=10**6)
+    posterior_draws: int = Field(default=200, ge=1, le=10**6)
 
     @field_validator("visits_d")
     @classmethod
@@ -92,7 +93,7 @@ class Arm(Table):
     name: Text
     drug: Literal["hetrombopag", "eltrombopag", "placebo"]
     n: int = Field(ge=1, le=MAX_PATIENTS)
-    start_dose_mg: float | None = Field(None, ge=0, le=10_000)
+    start_dose_mg: float | None = Field(default=None, ge=0, le=10_000)
     titration: Text | None = None
     meal: Literal["fasted", "high_fat_breakfast", "meal_1h_after", "meal_2h_after"] = "fasted"
 
@@ -142,7 +143,7 @@ class Titration(Table):
     stop_after_d: Days | None = None
     bands: List[BandRow] = ()
 
-    def rule(self) -> titration.Rule:
+    def rule(self) -> Rule:
         """The rule as arrays; InputError where its keys do not fit together."""
         keys = self.model_dump(exclude={"levels_mg", "bands"}, exclude_none=True)
         if not self.bands:
@@ -174,7 +175,7 @@ class Rescue(Table):
 class Dropout(Table):
     """Leaving the trial: a constant hazard."""
 
-    hazard_per_week: float = Field(0.0, ge=0, le=10)
+    hazard_per_week: float = Field(default=0.0, ge=0, le=10)
 
 
 class Analysis(Table):
@@ -250,7 +251,7 @@ class Scenario(Table):
                 f"legal: add {day} to trial.visits_d, or another endpoint"
             )
 
-    def rule(self, arm: Arm) -> titration.Rule:
+    def rule(self, arm: Arm) -> Rule:
         """The dose rule of an arm; InputError where the arm does not say which."""
         if arm.titration == FIXED or (arm.titration is None and not self.titration):
             if arm.start_dose_mg is None and arm.drug != "placebo":
@@ -261,8 +262,8 @@ class Scenario(Table):
             return titration.fixed(dose)
         if arm.titration is None:
             if len(self.titration) > 1:
-                names = ", ".join(map(repr, (*self.titration, FIXED)))
-                raise InputError(f"titration is missing; legal: {names}")
+                legal = ", ".join(map(repr, (*self.titration, FIXED)))
+                raise InputError(f"titration is missing; legal: {legal}")
             return next(iter(self.titration.values())).rule()
         if arm.titration not in self.titration or arm.titration == _ONLY:
             names = [name for name in self.titration if name != _ONLY]

@@ -61,6 +61,13 @@ def test_all_paths_at_once_under_jit():
     np.testing.assert_array_equal(np.asarray(found).T, [[flag == "1" for flag in flags] for flags in expected])
 
 
+def test_response_at_each_visit():
+    observed = np.array([[49.99, 50, 50.01, 60]], np.float32)
+    assert endpoints.response(observed, np.array([[False, False, False, True]])).tolist() == [
+        [False, True, True, False]
+    ]
+
+
 @pytest.mark.parametrize(("visits", "needed"), [(8, 6), (4, 3), (9, 7), (1, 1), (5, 4), (24, 18)])
 def test_visits_for_75(visits, needed):
     assert endpoints.visits_for_75(visits) == needed

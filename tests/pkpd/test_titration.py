@@ -107,6 +107,14 @@ def test_flags_tell_interruption_from_stop():
     assert stopped.stopped[0] and not stopped.interrupted[0]
 
 
+def test_after_a_stop_nothing_moves():
+    stopped = course([10] * 4, 7.5)[1]
+    for day, count in ((35, 300), (42, 10), (49, 210), (56, 100)):
+        later = titration.decide(RULE, stopped, jnp.array([count], jnp.float32), day)
+        for one, other in zip(later, stopped, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("counts", "start_mg", "last_change_d"),
     [
@@ -132,7 +140,8 @@ def test_irregular_visits_follow_the_calendar_of_days():
 
 
 def test_day_0_is_not_on_the_calendar():
-    assert course([10], 5, days=[0])[0] == [5]
+    every_14 = titration.compact(LEVELS, up_below=50, up_every_d=14, up_min_days_since_change=0)
+    assert course([10, 10], 2.5, days=[0, 14], rule=every_14)[0] == [2.5, 3.75]
 
 
 def test_each_threshold_belongs_to_its_own_row():
@@ -328,6 +337,7 @@ def test_actions_left_out_do_not_happen():
 def test_a_single_level_interrupts_resumes_and_stops():
     rule = titration.compact([5.0], **PHASE_3)
     assert course([300, 100, 10, 10, 10, 10], 5, rule=rule)[0] == [0, 5, 5, 5, 5, 0]
+    assert course([300, 10, 10, 10, 10, 10], 5, rule=rule)[0] == [0, 5, 5, 5, 5, 0]
 
 
 def test_printed_as_a_protocol():
