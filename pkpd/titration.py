@@ -168,7 +168,10 @@ def start(rule: Rule, level: int | jax.Array, n: int) -> Dosing:
 
 
 def decide(rule: Rule, dosing: Dosing, count: jax.Array, day: int | jax.Array) -> Dosing:
-    """Decision of the visit on ``day`` (scalar) from its counts [patients], 1e9/L; for that day's dose."""
+    """Decision of the visit on ``day`` (scalar) from its counts [patients], 1e9/L; for that day's dose.
+
+    A count that is NaN, as of a patient who has left, meets no condition: the dose stays as it is.
+    """
     count = jnp.asarray(count)
     day = jnp.asarray(day, jnp.int32)
     top = len(rule.levels_mg) - 1

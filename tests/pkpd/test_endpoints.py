@@ -28,6 +28,7 @@ PATHS = {
     "55, not doubled": ([55] * 8, 28, NEVER, "11100"),
     "30 and doubled at the first visit only": ([30, 29] + [10] * 6, 14.6, NEVER, "00010"),
     "doubled of 2 is not 30": ([4] * 8, 2, NEVER, "00000"),
+    "missing counts are no responses": ([60, np.nan, 60, 60, 60, 60, np.nan, np.nan], 10, NEVER, "01010"),
     "rescue alone": ([10] * 8, 10, 3, "00001"),
     "rescue at the last visit spoils that visit": ([10] * 7 + [60], 10, 8, "00001"),
     "rescue at the visit of the first response": ([10, 60] + [10] * 6, 10, 2, "00001"),

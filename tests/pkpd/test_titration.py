@@ -107,6 +107,12 @@ def test_flags_tell_interruption_from_stop():
     assert stopped.stopped[0] and not stopped.interrupted[0]
 
 
+def test_a_missing_count_changes_no_dose():
+    always_down = titration.from_bands(LEVELS, [Band("down")])
+    assert course([float("nan"), 10], 5, rule=always_down)[0] == [5, 3.75]
+    assert course([60, float("nan"), 60, float("nan")], 5)[0] == [5] * 4
+
+
 def test_after_a_stop_nothing_moves():
     stopped = course([10] * 4, 7.5)[1]
     for day, count in ((35, 300), (42, 10), (49, 210), (56, 100)):
