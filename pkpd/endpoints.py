@@ -1,7 +1,7 @@
 """What a trial reports: response, rescue and durations from the observed counts of its visits.
 
-Arrays are [visits, patients], baseline excluded; counts in 1e9/L. ``rescued`` is True from the visit of the rescue on. A
-response needs a count (NaN is none) and no earlier or present rescue; denominators stay. All functions work under ``jit``.
+Arrays are [visits, patients], baseline excluded; counts in 1e9/L. ``rescued`` is True from the visit of the rescue on.
+A response needs a count (NaN is none) and no earlier or present rescue; denominators stay. All works under ``jit``.
 """
 
 from __future__ import annotations
