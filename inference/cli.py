@@ -221,7 +221,8 @@ def _usage_message(error: Exception) -> str:
     format_message: Callable[[], str] = getattr(error, "format_message", error.__str__)
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "pkpd")
-    return f"{' '.join(format_message().split())} (see {command} --help)"
+    message = " ".join(format_message().split()).replace("Value error, ", "")
+    return f"{message} (see {command} --help)"
 
 
 def _place(error: Exception) -> str:

@@ -111,8 +111,15 @@ class Plan(NamedTuple):
     scenario: Scenario
 
 
-def plan(config: Config) -> Plan:
+def plan(config: Config, where: str = "config") -> Plan:
     """Everything the config names; InputError for what does not exist, is out of range or does not fit together."""
+    try:
+        return _plan(config)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _plan(config: Config) -> Plan:
     from inference.arms import from_table
     from inference.priors import joint_prior
     from pkpd.datatables import published, read_table

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-FIT = r"python3 -m venv .* pkpd fit .*"
+FIT = r"python3 -m venv .*/pkpd fit .*"
 TEST = r"python3 -m venv .* -m pytest"
 # A loaded machine may be a few times slower than a free one; the limits are for a free one.
 SLACK = 2.0

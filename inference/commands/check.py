@@ -11,7 +11,7 @@ from inference.console import say, show_table
 from pkpd.case import load_case
 from pkpd.datatables import read_table
 from pkpd.errors import InputError
-from pkpd.scenario import Scenario, load_scenario
+from pkpd.scenario import load_scenario
 from pkpd.scenario_text import describe
 from pkpd.tomlfile import read_toml
 
@@ -35,8 +35,10 @@ def kind_of(raw: dict[str, Any], file: Path) -> Callable[[Path], None]:
     for keys, check in ((CASE_KEYS, _case), (SCENARIO_KEYS, _scenario), (Config.model_fields, _config)):
         if any(key in keys for key in raw):
             return check
-    kinds = f"config ({', '.join(Config.model_fields)}), scenario ({', '.join(Scenario.model_fields)}), case (times_h)"
-    raise InputError(f"{file}: no key of a {kinds}")
+    raise InputError(
+        f"{file}: is neither a config, a scenario nor a case; legal: a config has keys such as seed and data, "
+        "a scenario trial and arms, a case times_h"
+    )
 
 
 def _table(file: Path) -> None:
@@ -55,7 +57,7 @@ def _scenario(file: Path) -> None:
 
 def _config(file: Path) -> None:
     config = load(file)
-    asked = plan(config)
+    asked = plan(config, str(file))
     say(config.to_toml())
     arms = [
         (arm, int(n), *map(int, y))

@@ -34,7 +34,7 @@ def run(
         return _run_folder(path, out or Path(BATCH_FOLDER), settings, options, resume=resume, force=force)
     config = load(path, settings, options)
     folder = out or Path(path.stem if path is not None else DEFAULT_RUN)
-    return _run_one(config, folder, resume=resume, force=force)
+    return _run_one(config, str(path or "config"), folder, resume=resume, force=force)
 
 
 def _run_folder(
@@ -48,16 +48,16 @@ def _run_folder(
     for file, config in configs.items():
         say(f"{file.name}:")
         try:
-            codes.append(_run_one(config, out / file.stem, resume=resume, force=force))
+            codes.append(_run_one(config, str(file), out / file.stem, resume=resume, force=force))
         except InputError as error:  # the others still run
             print(f"pkpd: error: {error}", file=sys.stderr)
             codes.append(1)
     return int(any(codes))
 
 
-def _run_one(config: Config, out: Path, *, resume: bool, force: bool) -> int:
+def _run_one(config: Config, where: str, out: Path, *, resume: bool, force: bool) -> int:
     output.refuse_existing_run(out, force=force, resume=resume)
-    plan(config)  # bad names and numbers are told before anything is computed
+    plan(config, where)  # bad names and numbers are told before anything is computed
     start_jax()
     from inference import population, report
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from inference import output
 from inference.console import say
 from inference.startup import start_jax
+from pkpd.case import load_case
 
 DIGITS = "%.12g"
 
 
 def run(case: Path, *, out: Path, solver: str, force: bool) -> None:
     """Solves the case and writes its table to ``out``."""
+    load_case(case)  # what is wrong with it is told before anything is computed
     output.refuse_existing_file(out, force=force)
     start_jax()
     from pkpd.profile import run_case
