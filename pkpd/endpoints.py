@@ -26,6 +26,12 @@ def response(observed: jax.Array, rescued: jax.Array) -> jax.Array:
     return (observed >= RESPONSE_COUNT) & ~jnp.asarray(rescued, bool)
 
 
+def until(landmark: int, *by_visit: jax.Array) -> tuple[jax.Array, ...]:
+    """The arrays [visits, patients] cut after the landmark visit: what a trial reports "within 8 weeks"."""
+    n_visits = by_visit[0].shape[0]
+    return tuple(x[: landmark % n_visits + 1] for x in by_visit)
+
+
 def visits_for_75(n_visits: int) -> int:
     """Responses needed for "at 75% of visits or more": 6 of 8."""
     return math.ceil(SUSTAINED_SHARE * n_visits)

@@ -66,9 +66,10 @@ def endpoint_table(dataset: xr.Dataset) -> pd.DataFrame:
     rows = []
     for arm in dict.fromkeys(dataset["arm"].values.tolist()):
         own = dataset.isel(patient=np.flatnonzero(dataset["arm"].values == arm))
-        found = endpoints.events(
-            own["platelets_observed"].values, own["baseline"].values, own["rescued"].values, dataset.attrs["landmark"]
+        counts, rescued = endpoints.until(
+            dataset.attrs["landmark"], own["platelets_observed"].values, own["rescued"].values
         )
+        found = endpoints.events(counts, own["baseline"].values, rescued)
         n = own.sizes["patient"]
         for name, share in zip(dataset.attrs["endpoints"], np.asarray(found).mean(axis=1).tolist(), strict=True):
             rows.append((arm, name, n, share, (share * (1 - share) / n) ** 0.5))

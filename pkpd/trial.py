@@ -113,7 +113,7 @@ def course(
     def visit(loop: tuple, xs: tuple) -> tuple[tuple, tuple]:
         y, dosing, rescued, dropped = loop
         before, day = xs
-        dose_mg = titration.dose_mg(arm.rule, dosing).astype(dtype) * jnp.asarray(arm.dose_scale, dtype) * ~dropped
+        dose_mg = titration.dose_mg(arm.rule, dosing, dtype) * jnp.asarray(arm.dose_scale, dtype) * ~dropped
         dose_nmol = pharmacokinetics.arriving_nmol(dose_mg, p)
         y = y._replace(auc_nM_h=jnp.zeros(n, dtype), cmax_nM=y.concentration_nM)
 
@@ -159,7 +159,8 @@ def _visits(population, arm, key, draw, trial, patient, days, n_weeks, form, ste
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "group", "landmark"))
 def _moments(population, arm, key, draw, trial, patient, days, n_weeks, form, steps, group, landmark):
     v = simulate_tile(population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps)
-    mean, second = endpoints.expected_events(v.platelets_observed, v.baseline, v.rescue_probability, landmark)
+    counts, chance = endpoints.until(landmark, v.platelets_observed, v.rescue_probability)
+    mean, second = endpoints.expected_events(counts, v.baseline, chance)
 
     def grouped(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, group).mean(-1), -1, 0)
@@ -193,6 +194,7 @@ def simulate(
     trial: np.ndarray | int = 0,
     form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
+    engine: str = "xla",
 ) -> Iterator[Visits]:
     """Courses of patients with the given numbers, tile by tile in order (host arrays).
 

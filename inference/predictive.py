@@ -1,0 +1,133 @@
+"""Posterior and prior prediction: whole trials simulated afresh, one for each draw of the population parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from inference.progress import Progress
+from inference.store import FitResult
+from pkpd import endpoints, trial
+from pkpd.parameters import with_values
+
+if TYPE_CHECKING:
+    from inference.population import Fit, Plan
+    from pkpd.planned import PlannedArm
+
+COURSE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+MEDIAN_QUANTILES = (0.025, 0.5, 0.975)
+EXAMPLES = 6  # individual courses kept from each arm
+
+
+class ArmCourses(NamedTuple):
+    """Trials of one arm, one for each of D draws, n patients each, V visits."""
+
+    counts: np.ndarray  # [D, 5] patients with each event
+    baseline: np.ndarray  # [D, n]
+    platelets_true: np.ndarray  # [V, D, n]
+    platelets_observed: np.ndarray  # [V, D, n]
+    dose_mg: np.ndarray  # [V, D, n]
+
+
+def trials(p: Plan, values: Mapping[str, np.ndarray], part: int, progress: Progress, stage: str) -> list[ArmCourses]:
+    """One trial of all arms for each draw in ``values`` [D], with fresh patients; ``part`` names the random streams."""
+    total = sum(-(-a.n * len(next(iter(values.values()))) // trial.TILE) for a in p.arms)
+    done = 0
+    courses = []
+    for a in p.arms:
+        parts = []
+        for tile in arm_trials(p, a, values, part):
+            parts.append(tile)
+            done += 1
+            progress(stage, done, total)
+        D = len(next(iter(values.values())))
+        events, *rest = (np.concatenate(x, -1) for x in zip(*parts, strict=True))
+        baseline, *by_visit = (x.reshape(*x.shape[:-1], D, a.n) for x in rest)
+        counts = events.reshape(len(endpoints.NAMES), D, a.n).sum(-1).T
+        courses.append(ArmCourses(counts, baseline, *by_visit))
+    return courses
+
+
+def arm_trials(p: Plan, a: PlannedArm, values: Mapping[str, np.ndarray], part: int):
+    """Tiles of one arm's patients, draw by draw: events, baseline, true and observed counts, dose."""
+    D = len(next(iter(values.values())))
+    population = with_values(a.population, {name: np.repeat(v, a.n) for name, v in values.items()})
+    patient = np.tile(a.first_patient + np.arange(a.n), D)
+    draw = np.repeat(np.arange(D), a.n)
+    for v in trial.simulate(population, a.arm, p.days, p.config.seed, patient, draw, part, p.form):
+        counts, rescued = endpoints.until(p.landmark, v.platelets_observed, v.rescued)
+        events = np.asarray(endpoints.events(counts, v.baseline, rescued))
+        yield events, v.baseline, v.platelets_true, v.platelets_observed, v.dose_mg
+
+
+def level_share(dose_mg: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Share of patients at no dose and at each level [V, L + 1], from doses [V, ...]."""
+    nearest = np.abs(dose_mg.reshape(len(dose_mg), -1, 1) - np.concatenate([[0.0], levels])).argmin(-1)
+    return np.stack([(nearest == i).mean(-1) for i in range(len(levels) + 1)], -1)
+
+
+def course_summary(p: Plan, courses: list[ArmCourses]) -> dict[str, Any]:
+    """What the report draws of the simulated courses; arrays by arm, with the baseline as visit 0."""
+    quantiles, medians, shares, examples = [], [], [], []
+    levels = np.asarray(p.arms[0].arm.rule.levels_mg, np.float64)
+    for a, c in zip(p.arms, courses, strict=True):
+        with_baseline = np.concatenate([c.baseline[None], c.platelets_true])
+        V1 = len(with_baseline)
+        quantiles.append(np.quantile(with_baseline.reshape(V1, -1), COURSE_QUANTILES, axis=1).T)
+        medians.append(np.quantile(np.median(with_baseline, axis=2), MEDIAN_QUANTILES, axis=1).T)
+        shares.append(level_share(c.dose_mg, levels))
+        chosen = np.linspace(0, c.baseline.shape[0] - 1, EXAMPLES).astype(int)
+        examples.append({n: getattr(c, n)[..., chosen, 0].T for n in ArmCourses._fields if n != "counts"})
+    return {
+        "platelets_quantiles": np.stack(quantiles),
+        "median_quantiles": np.stack(medians),
+        "level_share": np.stack(shares),
+        "levels_mg": levels,
+        "examples": {n: np.stack([e[n] for e in examples]) for n in examples[0]},
+    }
+
+
+def fixed_parameters(p: Plan) -> list[dict[str, Any]]:
+    """Every parameter of the library that is not estimated, with its value, unit, source and status."""
+    free = set(p.prior.names)
+    entries = (p.library.entry(n) for n in p.library.names() if n not in free)
+    return [{"name": e.name, "value": e.value, "unit": e.unit, "source": e.source, "status": e.status} for e in entries]
+
+
+def result(
+    p: Plan,
+    fitted: Fit | None,
+    prior_values: Mapping[str, np.ndarray],
+    prior_trials: list[ArmCourses],
+    predicted: list[ArmCourses],
+    figures: Mapping[str, Any],
+    verdict: str,
+    reasons: list[str],
+    seconds: Mapping[str, float],
+) -> FitResult:
+    """Everything a run directory holds."""
+    return FitResult(
+        config_toml=p.config.to_toml(),
+        arms=tuple(a.name for a in p.arms),
+        quantities=endpoints.NAMES,
+        fitted=tuple(a.name in p.fitted.arms and fitted is not None for a in p.arms),
+        observed=p.data.counts,
+        n=p.data.n,
+        posterior={} if fitted is None else fitted.samples,
+        prior=dict(prior_values),
+        sample_stats={} if fitted is None else fitted.sample_stats,
+        posterior_predictive=np.stack([c.counts for c in predicted], 1),
+        prior_predictive=np.stack([c.counts for c in prior_trials], 1),
+        logits=None if fitted is None else fitted.logits,
+        visit_days=p.days,
+        **course_summary(p, predicted),
+        rounds=[] if fitted is None else fitted.rounds,
+        diagnostics=dict(figures),
+        verdict=verdict,
+        reasons=list(reasons),
+        seconds=dict(seconds),
+        fixed=fixed_parameters(p),
+        manifest={},
+    )
