@@ -41,7 +41,7 @@ def explain(error: OSError, path: Path | None = None) -> InputError:
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     if named is not None and (path is None or not named.absolute().is_relative_to(path.absolute().parent)):
         return InputError(f"{named}: cannot be used: {reason}")
-    return InputError(f"{path or 'output'}: cannot be written: {reason}")
+    return InputError(f"{path or 'standard output'}: cannot be written: {reason}")
 
 
 @contextmanager

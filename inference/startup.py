@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+import warnings
 from pathlib import Path
+from typing import Any
+
+BROKEN_ENTRY = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '([^']+)'")
 
 
 def cache_folder() -> Path:
@@ -29,3 +35,21 @@ def start_jax() -> None:
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        _mend(folder)
+
+
+def _mend(folder: Path) -> None:
+    """Removes entries that JAX finds cut off (by a full disk, an interruption) instead of warning of them.
+
+    JAX never replaces an entry that exists, so a broken one would cost a compilation at every start.
+    """
+    show = warnings.showwarning
+
+    def mend_or_show(message: Warning | str, *where: Any, **more: Any) -> None:
+        broken = BROKEN_ENTRY.match(str(message))
+        if broken is None:
+            return show(message, *where, **more)
+        for entry in folder.glob(f"{glob.escape(broken[1])}-*-cache"):
+            entry.unlink(missing_ok=True)
+
+    warnings.showwarning = mend_or_show
