@@ -72,7 +72,7 @@ def course_summary(p: Plan, courses: list[ArmCourses]) -> dict[str, Any]:
     """What the report draws of the simulated courses; arrays by arm, with the baseline as visit 0."""
     quantiles, medians, shares, examples = [], [], [], []
     levels = np.asarray(p.arms[0].arm.rule.levels_mg, np.float64)
-    for a, c in zip(p.arms, courses, strict=True):
+    for c in courses:
         with_baseline = np.concatenate([c.baseline[None], c.platelets_true])
         V1 = len(with_baseline)
         quantiles.append(np.quantile(with_baseline.reshape(V1, -1), COURSE_QUANTILES, axis=1).T)

@@ -16,11 +16,10 @@ from jax import Array, lax
 
 from pkpd import cohort, endpoints, pharmacokinetics, random, titration
 from pkpd.devices import TILE, map_tiles
-from pkpd.engine import fast, grid, interval
-from pkpd.model import DYNAMIC, Form, steady_state
+from pkpd.engine import grid
+from pkpd.engine.solver import DAYS_A_WEEK, solver
+from pkpd.model import DYNAMIC, Form
 from pkpd.parameters import Population
-
-DRIFT_INTERVAL_D = 7  # omega changes weekly, whatever the visit calendar
 
 
 class Arm(NamedTuple):
@@ -64,7 +63,7 @@ class Visits(NamedTuple):
 
 def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
     """omega [weeks, patients]: omega_w = rho omega_(w-1) + s sqrt(1 - rho^2) z_w, from 0 before treatment."""
-    rho = jnp.exp(-DRIFT_INTERVAL_D / noise.immune_drift_time_d)
+    rho = jnp.exp(-DAYS_A_WEEK / noise.immune_drift_time_d)
     kick = noise.immune_drift_log_sd * jnp.sqrt(1 - rho * rho)
 
     def week(omega: Array, w: Array) -> tuple[Array, Array]:
@@ -72,7 +71,7 @@ def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
         return omega, omega
 
     zero = jnp.zeros(keys.shape, dtype)
-    return lax.scan(week, zero, DRIFT_INTERVAL_D * jnp.arange(1, n_weeks + 1))[1]
+    return lax.scan(week, zero, DAYS_A_WEEK * jnp.arange(1, n_weeks + 1))[1]
 
 
 def simulate_tile(
@@ -83,17 +82,25 @@ def simulate_tile(
     n_weeks: int,
     form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
+    engine: str = "xla",
 ) -> Visits:
     """Courses of one batch. ``keys`` [patients]; ``days`` [visits] increasing; ``n_weeks`` covers the last day.
 
-    Pure and traceable; ``form``, ``n_weeks`` and ``steps`` are static. Use ``simulate`` for any number of patients.
+    Pure and traceable; ``form``, ``n_weeks``, ``steps`` and ``engine`` are static. ``simulate`` takes any number.
     """
     patients = cohort.draw(population, keys, arm.baseline_below)
-    return course(patients, arm, keys, days, n_weeks, form, steps)
+    return course(patients, arm, keys, days, n_weeks, form, steps, engine)
 
 
 def course(
-    patients: cohort.Patients, arm: Arm, keys: Array, days: Array, n_weeks: int, form: Form, steps: grid.Grid
+    patients: cohort.Patients,
+    arm: Arm,
+    keys: Array,
+    days: Array,
+    n_weeks: int,
+    form: Form,
+    steps: grid.Grid,
+    engine: str,
 ) -> Visits:
     """Courses of given patients; see ``simulate_tile``."""
     p, noise = patients.parameters, patients.noise
@@ -103,9 +110,7 @@ def course(
         absorption_rate_first_per_h=p.absorption_rate_first_per_h * jnp.asarray(arm.fed_absorption_ratio, dtype),
         absorption_rate_second_per_h=p.absorption_rate_second_per_h * jnp.asarray(arm.fed_absorption_ratio, dtype),
     )
-    c = fast.course(p)
-    hours, ka, ka_none, arrival = grid.day(p, steps)
-    k = fast.steps(c, hours, ka, ka_none)
+    move = solver(engine, p, form, steps)
     omega = drift(noise, keys, n_weeks, dtype) + p.immune_log_activity
     ng_per_ml = pharmacokinetics.ng_per_ml(jnp.ones((), dtype), p.molar_mass_g_per_mol)
     n = keys.shape[0]
@@ -115,14 +120,9 @@ def course(
         before, day = xs
         dose_mg = titration.dose_mg(arm.rule, dosing, dtype) * jnp.asarray(arm.dose_scale, dtype) * ~dropped
         dose_nmol = pharmacokinetics.arriving_nmol(dose_mg, p)
-        y = y._replace(auc_nM_h=jnp.zeros(n, dtype), cmax_nM=y.concentration_nM)
-
-        def one_day(d: Array, y: fast.Carry) -> fast.Carry:
-            week = lax.dynamic_index_in_dim(omega, d // DRIFT_INTERVAL_D, keepdims=False)
-            return interval.run(y, c, k, arrival, dose_nmol, week, form)
-
-        y = lax.fori_loop(before, day, one_day, y)
-        P = y.cells.platelets_1e9_per_l
+        y = move.advance(y, before, day, dose_nmol, omega)
+        now = move.read(y)
+        P = now.platelets_1e9_per_l
         count = jnp.maximum(1, P * jnp.exp(noise.residual_log_sd * random.normal(keys, day, "residual", dtype=dtype)))
         chance = endpoints.rescue_probability(
             count,
@@ -137,28 +137,30 @@ def course(
         rescued = rescued | (random.uniform(keys, day, "rescue", dtype=dtype) < chance)
         seen = (
             P, count, dose_mg, dosing.interrupted, dosing.stopped, chance, rescued, dropped,
-            *(x * ng_per_ml for x in (y.cmax_nM, y.auc_nM_h, y.concentration_nM)),
+            *(x * ng_per_ml for x in (now.cmax_nM, now.auc_nM_h, now.concentration_nM)),
         )  # fmt: skip
         return (y, titration.decide(arm.rule, dosing, count, day), rescued, dropped), seen
 
-    s, _ = steady_state(p)
-    s = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n,)), s)
     none = jnp.zeros(n, bool)
-    loop = (fast.carry(s, c), titration.start(arm.rule, arm.start_level, n), none, none)
+    loop = (move.start, titration.start(arm.rule, arm.start_level, n), none, none)
     _, seen = lax.scan(visit, loop, (jnp.concatenate([jnp.zeros(1, days.dtype), days[:-1]]), days))
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
     return Visits(*seen, omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed)
 
 
-@partial(jax.jit, static_argnames=("n_weeks", "form", "steps"))
-def _visits(population, arm, key, draw, trial, patient, days, n_weeks, form, steps):
-    return simulate_tile(population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps)
+@partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine"))
+def _visits(population, arm, key, draw, trial, patient, days, n_weeks, form, steps, engine):
+    return simulate_tile(
+        population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps, engine
+    )
 
 
-@partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "group", "landmark"))
-def _moments(population, arm, key, draw, trial, patient, days, n_weeks, form, steps, group, landmark):
-    v = simulate_tile(population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps)
+@partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine", "group", "landmark"))
+def _moments(population, arm, key, draw, trial, patient, days, n_weeks, form, steps, engine, group, landmark):
+    v = simulate_tile(
+        population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps, engine
+    )
     counts, chance = endpoints.until(landmark, v.platelets_observed, v.rescue_probability)
     mean, second = endpoints.expected_events(counts, v.baseline, chance)
 
@@ -208,7 +210,7 @@ def simulate(
     cut = tiles(jax.device_get(population), draw, trial, patient)
 
     def one(population, draw, trial, patient):
-        return _visits(population, arm, key, draw, trial, patient, *args, form, steps)
+        return _visits(population, arm, key, draw, trial, patient, *args, form, steps, engine)
 
     for visits in map_tiles(one, cut):
         yield _first(visits, left)
@@ -227,6 +229,7 @@ def event_moments(
     landmark: int = -1,
     form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
+    engine: str = "xla",
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Moments of the events of consecutive groups of patients, rescue integrated out, tile by tile (host arrays).
 
@@ -238,7 +241,7 @@ def event_moments(
     left = len(patient) // group
 
     def one(population, draw, trial, patient):
-        return _moments(population, arm, key, draw, trial, patient, *args, form, steps, group, landmark)
+        return _moments(population, arm, key, draw, trial, patient, *args, form, steps, engine, group, landmark)
 
     for result in map_tiles(one, tiles(jax.device_get(population), draw, trial, patient)):
         yield tuple(x[:left] for x in result)
@@ -246,4 +249,4 @@ def event_moments(
 
 
 def _static(days: tuple[int, ...]) -> tuple[np.ndarray, int]:
-    return np.asarray(days, np.int32), -(-max(days) // DRIFT_INTERVAL_D)
+    return np.asarray(days, np.int32), -(-max(days) // DAYS_A_WEEK)

@@ -1,0 +1,100 @@
+"""One interface over the solvers: a batch of patients through whole days at one dose, and what a visit reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pkpd.engine import fast, grid, interval, reference
+from pkpd.errors import InputError, nearest
+from pkpd.model import Form, State, free_concentration_nM, steady_state
+from pkpd.parameters import Parameters
+
+ENGINES = ("xla", "reference")
+DAYS_A_WEEK = 7  # omega changes weekly, whatever the visit calendar
+
+
+class Reading(NamedTuple):
+    """What is read at a visit, [patients]; AUC and Cmax are those of the interval that ends there."""
+
+    platelets_1e9_per_l: Array
+    concentration_nM: Array
+    auc_nM_h: Array
+    cmax_nM: Array
+
+
+class Solver(NamedTuple):
+    """A solver for one batch. ``advance(y, first_day, day, dose_nmol, omega)`` moves to the dose time of ``day``.
+
+    dose_nmol [patients] arrives on each of these days; omega [weeks, patients] is the immune log activity.
+    """
+
+    start: Any
+    advance: Callable[[Any, Array, Array, Array, Array], Any]
+    read: Callable[[Any], Reading]
+
+
+def solver(engine: str, p: Parameters, form: Form, steps: grid.Grid) -> Solver:
+    """The solver of that name for a batch at rest before treatment; InputError for an unknown name."""
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r}{nearest(engine, ENGINES)}")
+    shape = jnp.broadcast_shapes(*(jnp.shape(leaf) for leaf in p))
+    at_rest = State(*(jnp.broadcast_to(leaf, shape) for leaf in steady_state(p)[0]))
+    return (_fast if engine == "xla" else _reference)(p, form, steps, at_rest)
+
+
+def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
+    c = fast.course(p)
+    hours, ka, ka_none, arrival = grid.day(p, steps)
+    k = fast.steps(c, hours, ka, ka_none)
+
+    def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
+        y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
+
+        def one_day(d: Array, y: fast.Carry) -> fast.Carry:
+            return interval.run(y, c, k, arrival, dose_nmol, _week(omega, d), form)
+
+        return lax.fori_loop(first, day, one_day, y)
+
+    def read(y: fast.Carry) -> Reading:
+        return Reading(y.cells.platelets_1e9_per_l, y.concentration_nM, y.auc_nM_h, y.cmax_nM)
+
+    return Solver(fast.carry(at_rest, c), advance, read)
+
+
+def _reference(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
+    """The peak is the highest concentration at the ends of the fast engine's steps; the AUC is exact."""
+    hours, ka, ka_none, arrival = grid.day(p, steps)
+    zero = jnp.zeros_like(at_rest.platelets_1e9_per_l)
+    by_patient = zero.shape
+
+    def advance(y: tuple, first: Array, day: Array, dose_nmol: Array, omega: Array) -> tuple:
+        rate = jnp.where(dose_nmol > 0, ka.reshape(-1, 1), ka_none.reshape(-1, 1))
+        amount = arrival[:, None] * dose_nmol
+
+        def one_day(d: Array, y: tuple) -> tuple:
+            s, auc, cmax = y
+            week = jnp.broadcast_to(_week(omega, d), (len(hours), *by_patient))
+            stretches = reference.Segments(
+                jnp.broadcast_to(hours.reshape(-1, 1), week.shape), jnp.broadcast_to(rate, week.shape), amount, week
+            )
+            found = reference.solve(p, stretches, form, method="explicit", start=s)
+            C = free_concentration_nM(found.states, p)
+            last = jax.tree.map(lambda x: x[-1], found.states)
+            return last, auc + found.eliminated_nmol[-1] / p.clearance_l_per_h, jnp.maximum(cmax, C.max(0))
+
+        return lax.fori_loop(first, day, one_day, (y[0], zero, free_concentration_nM(y[0], p)))
+
+    def read(y: tuple) -> Reading:
+        s, auc, cmax = y
+        return Reading(s.platelets_1e9_per_l, free_concentration_nM(s, p), auc, cmax)
+
+    return Solver((at_rest, zero, zero), advance, read)
+
+
+def _week(omega: Array, day: Array) -> Array:
+    return lax.dynamic_index_in_dim(omega, day // DAYS_A_WEEK, keepdims=False)
