@@ -179,9 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"pkpd {version()}")
             code = 0
         else:
-            code = app(args=arguments, prog_name="pkpd", standalone_mode=False) or 0
+            code = int(app(args=arguments, prog_name="pkpd", standalone_mode=False) or 0)
         sys.stdout.flush()  # a full disk behind a redirection shows here
-        return int(code)
+        return _say("interrupted", code) if code == INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
     except InputError as error:
@@ -190,6 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"error: {_usage_message(error)}", BAD_INPUT)
     except BrokenPipeError:
         return _drop_stdout(FAILED)  # the reader of a pipe has gone: nothing to say, nobody to say it to
+    except SystemExit as ended:  # SIGTERM, or Typer's own end for a broken pipe
+        return _drop_stdout(int(ended.code or 0))
     except OSError as error:
         from inference.output import explain
 
