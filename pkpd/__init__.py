@@ -1,0 +1,54 @@
+"""Mechanistic population simulation of thrombopoietin-receptor agonists in immune thrombocytopenia, in JAX.
+
+What a notebook needs is exported here and imported when it is first used; the modules hold the rest.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pkpd.errors import InputError
+    from pkpd.notebook import endpoint_table, simulate_scenario
+    from pkpd.parameters import Library, load_library, with_values
+    from pkpd.planned import planned_arms
+    from pkpd.profile import run_case
+    from pkpd.scenario import load_scenario
+    from pkpd.trial import simulate
+
+_HOME = {
+    "InputError": "errors",
+    "Library": "parameters",
+    "endpoint_table": "notebook",
+    "load_library": "parameters",
+    "load_scenario": "scenario",
+    "planned_arms": "planned",
+    "run_case": "profile",
+    "simulate": "trial",
+    "simulate_scenario": "notebook",
+    "with_values": "parameters",
+}
+
+__all__ = [
+    "InputError",
+    "Library",
+    "endpoint_table",
+    "load_library",
+    "load_scenario",
+    "planned_arms",
+    "run_case",
+    "simulate",
+    "simulate_scenario",
+    "with_values",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pkpd' has no attribute {name!r}")
+    return getattr(import_module(f"pkpd.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
