@@ -1,0 +1,46 @@
+"""The README's examples run as they stand."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from inference.config import Config, plan
+from pkpd.scenario import validate
+
+
+def block(root, heading: str, language: str) -> str:
+    """The first code block of a language after a heading or line."""
+    text = (root / "README.md").read_text()
+    found = re.search(rf"```{language}\n(.*?)```", text[text.index(heading) :], re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_notebook_example_is_five_lines_and_runs(root, capsys):
+    code = block(root, "## In a notebook", "python")
+    assert len(code.strip().splitlines()) == 5
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    trial, scenario = names["trial"], names["scenario"]
+    assert trial.sizes["patient"] == sum(arm.n for arm in scenario.arms)
+    assert trial["platelets_observed"].attrs["units"] == "1e9/L"
+    assert all("units" in variable.attrs for variable in trial.data_vars.values())
+    table = names["pkpd"].endpoint_table(trial)
+    assert table["share"].between(0, 1).all() and set(table.index.unique("arm")) == {a.name for a in scenario.arms}
+    assert "response_week_8" in capsys.readouterr().out
+
+
+def test_the_config_of_the_readme_is_a_good_one(root):
+    config = validate(Config, tomllib.loads(block(root, "A config changes", "toml")), "README.md")
+    assert "target_baseline_nM" in plan(config).prior.names
+
+
+def test_every_file_the_readme_points_to_exists(root):
+    text = (root / "README.md").read_text()
+    named = set(re.findall(r"\]\(([^):#]+)\)", text)) | set(
+        re.findall(r"`((?:pkpd|inference|data|tests)/[\w/.]+)`", text)
+    )
+    assert len(named) > 10
+    missing = [name for name in named if not (root / name).exists()]
+    assert not missing
