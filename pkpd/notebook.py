@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -66,10 +67,11 @@ def endpoint_table(dataset: xr.Dataset) -> pd.DataFrame:
     rows = []
     for arm in dict.fromkeys(dataset["arm"].values.tolist()):
         own = dataset.isel(patient=np.flatnonzero(dataset["arm"].values == arm))
-        counts, rescued = endpoints.until(
-            dataset.attrs["landmark"], own["platelets_observed"].values, own["rescued"].values
+        observed, rescued, baseline = (
+            jnp.asarray(own[name].values) for name in ("platelets_observed", "rescued", "baseline")
         )
-        found = endpoints.events(counts, own["baseline"].values, rescued)
+        counts, rescued = endpoints.until(dataset.attrs["landmark"], observed, rescued)
+        found = endpoints.events(counts, baseline, rescued)
         n = own.sizes["patient"]
         for name, share in zip(dataset.attrs["endpoints"], np.asarray(found).mean(axis=1).tolist(), strict=True):
             rows.append((arm, name, n, share, (share * (1 - share) / n) ** 0.5))
