@@ -131,9 +131,9 @@ def run_directory(path: str | Path, *, force: bool = False, resume: bool = False
     for ``resume``. ``force`` replaces a finished run and drops an unfinished one. InputErrors as in
     ``refuse_existing_run``.
     """
-    path = Path(path)
+    asked = path
     refuse_existing_run(path, force=force, resume=resume)
-    path = path.absolute()
+    path = Path(path).absolute()
     staging = staging_of(path)
     with _reported(path), _parents(path):
         if force and not resume and staging.exists():
@@ -147,6 +147,8 @@ def run_directory(path: str | Path, *, force: bool = False, resume: bool = False
             worth_keeping = resumed or not isinstance(error, (InputError, OSError))
             if not (worth_keeping and has_checkpoint(staging)):
                 shutil.rmtree(staging, ignore_errors=True)
+            if isinstance(error, InputError):  # says where the file was to be, not where it was built
+                raise InputError(str(error).replace(str(staging), str(asked))) from error
             raise
 
 

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+KEPT_ABOVE_S = 0.5  # a program that compiles faster is not kept
 BROKEN_ENTRY = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '([^']+)'")
 
 
@@ -34,7 +35,7 @@ def start_jax() -> None:
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_ABOVE_S)
         _mend(folder)
 
 

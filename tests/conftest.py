@@ -1,4 +1,4 @@
-"""What every test starts from: double precision as the command line has it, and no screen for pictures."""
+"""What every test starts from: precision and kept programs as on the command line, no screen for pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
+
+from inference.startup import KEPT_ABOVE_S, cache_folder
+
+# Read by JAX when it is imported, in this process and in those the tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(KEPT_ABOVE_S))
 
 ROOT = Path(__file__).resolve().parent.parent
 
