@@ -54,7 +54,8 @@ class FitResult(NamedTuple):
     median_quantiles: NDArray[np.float64]  # [A, V + 1, 3] of an arm's median count over draws
     level_share: NDArray[np.float64]  # [A, V, L + 1] of patients in the interval before a visit; first: no dose
     levels_mg: NDArray[np.float64]  # [L]
-    examples: Mapping[str, NDArray[np.float64]]  # platelets_true, platelets_observed, dose_mg [A, E, V]; baseline [A, E]
+    # of E patients an arm: platelets_true, platelets_observed, dose_mg [A, E, V]; baseline [A, E]
+    examples: Mapping[str, NDArray[np.float64]]
     rounds: list[dict[str, Any]]
     diagnostics: dict[str, Any]
     verdict: str
@@ -127,7 +128,7 @@ def misfit(r: FitResult) -> str:
     if tuple(r.quantities) != NAMES:
         return f"quantities are {', '.join(r.quantities)}; legal: {', '.join(NAMES)}"
     chains = {np.shape(values) for values in r.posterior.values()}
-    shapes = {
+    shapes: dict[str, tuple[Any, Any]] = {
         "fitted": (np.shape(r.fitted), (arms,)),
         "observed": (np.shape(r.observed), (arms, kinds)),
         "n": (np.shape(r.n), (arms,)),
@@ -238,14 +239,16 @@ def tree(result: FitResult) -> xr.DataTree:
 def _dataset(variables: Mapping[str, Any], coords: Mapping[str, Any] | None = None) -> Any:
     import xarray as xr
 
-    return xr.Dataset({n: (dims, np.asarray(v), attrs) for n, (dims, v, attrs) in variables.items()}, coords)
+    made = xr.Dataset({n: (dims, np.asarray(v), attrs) for n, (dims, v, attrs) in variables.items()}, coords)
+    # ArviZ's schema numbers chains and draws; some of its plots need the numbers
+    return made.assign_coords({d: np.arange(size) for d, size in made.sizes.items() if d in ("chain", "draw")})
 
 
 def _columns(rows: Iterable[Mapping[str, Any]], dim: str) -> dict[str, Any]:
     """Variables of a list of records: numbers with NaN where a record has no such key, or text."""
     rows = list(rows)
     names = dict.fromkeys(key for row in rows for key in row)
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in names:
         values = [row.get(name) for row in rows]
         numeric = all(v is None or isinstance(v, int | float | np.number) for v in values)

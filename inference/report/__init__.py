@@ -1,0 +1,226 @@
+"""The report of a run: one self-contained HTML file, built from the run folder alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pkpd.errors import InputError
+
+if TYPE_CHECKING:
+    from inference.config import Config, Plan
+    from inference.store import FitResult
+
+NAME = "report.html"
+
+
+def build(run_dir: Path) -> Path:
+    """Write ``report.html`` into a run folder and return its path.
+
+    InputError if the folder is no run, a file of it is damaged, or the page cannot be written.
+    """
+    from inference import store
+    from inference.config import load
+    from inference.output import write_text
+
+    folder = Path(run_dir)
+    result = store.load(folder)
+    config = load(folder / store.CONFIG)
+    path = folder / NAME
+    write_text(path, render(result, config))
+    return path
+
+
+def render(result: FitResult, config: Config) -> str:
+    """The page of a result; ``config`` is that of the run."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {f.__name__: f for f in (sig, plain, whole, percent, listed, first_upper, breakable)}
+    return environment.get_template("report.html").render(context(result, config))
+
+
+def context(result: FitResult, config: Config) -> dict[str, Any]:
+    """Everything the templates read."""
+    from inference import curves, labels, manifest, store
+    from inference.report import numbers
+    from inference.report.figures import pictures
+    from pkpd import titration
+    from pkpd.model import Form
+    from pkpd.parameters import load_library
+
+    plan, missing = _plan(config)
+    draws = curves.thinned(result.posterior or result.prior)
+    form = Form(signalling=config.signalling, hill_is_one=plan.library.value("dimer_hill") == 1)
+    courses = curves.typical_courses(plan.library, draws, tuple(map(float, result.levels_mg)), form)
+    published, half_life = _published_pharmacokinetics()
+    single = None
+    if config.drug == "hetrombopag":
+        healthy = load_library(config.drug, "healthy", config.parameters)
+        single = curves.single_doses(healthy, draws, form=form)
+    summary = store.summary(result)
+    rows = numbers.predictions(result)
+    posterior: dict[str, Any] = {}
+    if not result.prior_only:
+        matrix = numbers.correlation(result)
+        posterior = {
+            "pairs": numbers.strongest_pairs(list(result.posterior), matrix),
+            "directions": numbers.directions(result),
+            "criteria": numbers.criteria(result, summary),
+        }
+    scenario = None if missing else plan.scenario
+    rules = {} if scenario is None else {name: titration.as_text(t.rule()) for name, t in scenario.titration.items()}
+    laws = [*plan.library.demography_entries.values(), *plan.library.covariate_entries.values()]
+    return posterior | {
+        "r": result,
+        "config": config,
+        "library": plan.library,
+        "missing": missing,
+        "scenario": scenario,
+        "rules": rules,
+        "sources": _sources(config, plan, missing),
+        "rows": rows,
+        "fit": numbers.fit_of([row for row in rows if row["fitted"]]),
+        "left_out": numbers.fit_of([row for row in rows if not row["fitted"]] if not result.prior_only else []),
+        "everything": numbers.fit_of(rows),
+        "medians": numbers.medians(result),
+        "last_doses": numbers.last_doses(result),
+        "courses": courses,
+        "single": single,
+        "published": published,
+        "half_life": half_life,
+        "parameters": numbers.parameters(summary),
+        "priors": _priors(result, config, plan),
+        "assay_limit": curves.ASSAY_LIMIT_NG_PER_ML,
+        "fixed": result.fixed,
+        "laws": laws,
+        "statuses": numbers.statuses(result.fixed),
+        "figures": pictures(result, summary, courses, single, half_life),
+        "labels": labels,
+        "seconds": sum(result.seconds.values()),
+        "library_changed": result.manifest.get("sha256", {}).get("library", manifest.library_hash())
+        != manifest.library_hash(),
+        "draws_word": "prior" if result.prior_only else "posterior",
+        "n_draws": len(next(iter(draws.values()))),
+        "little": numbers.LITTLE,
+        "style": (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8"),
+    }
+
+
+def _plan(config: Config) -> tuple[Plan, str]:
+    """The plan of the config, and why data or scenario of the user's own cannot be read any more (else blank)."""
+    from inference.config import Config, Data, plan
+
+    try:
+        return plan(config), ""
+    except InputError as error:
+        shipped = {"scenario": Config().scenario, "data": Data()}
+        return plan(config.model_copy(update=shipped)), str(error)
+
+
+def _sources(config: Config, plan: Plan, missing: str) -> list[dict[str, str]]:
+    """Source, DOI and status of the counts that were fitted, each once, with notes."""
+    from pkpd.datatables import published, read_table
+    from pkpd.endpoints import NAMES
+
+    if missing:
+        return []
+    name = config.data.table
+    table = read_table(name) if name.endswith(".csv") else published(name)
+    used = table[table["quantity"].isin(NAMES) & table["arm"].isin(plan.data.arms)]
+    columns = ["study", "source", "doi", "status"]
+    found = used[columns].drop_duplicates().to_dict("records")
+    notes = used[used["note"] != ""].drop_duplicates("note")
+    return [row | {"notes": [f"{q}: {t}" for q, t in zip(notes["quantity"], notes["note"], strict=True)]}
+            for row in found]  # fmt: skip
+
+
+def _priors(result: FitResult, config: Config, plan: Plan) -> list[dict[str, Any]]:
+    """Free parameters with centre and law, grouped by the words of their sources."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    laws = {name: law for law in plan.prior.elements for name in getattr(law, "names", (getattr(law, "name", ""),))}
+    for name in result.prior:
+        if name not in plan.library.names() or name not in laws:
+            continue
+        entry, law = plan.library.entry(name), laws[name]
+        width = "changed in the config" if name in config.priors else entry.prior.source if entry.prior else ""
+        shape = {k: v for k, v in vars(law).items() if isinstance(v, float) and k != "centre"}
+        words = ", ".join([type(law).__name__.lower(), *(f"{k.replace('_', '-')} {v:g}" for k, v in shape.items())])
+        row = {"name": name, "value": entry.value, "unit": entry.unit, "law": words}
+        groups.setdefault((entry.status, entry.source, width), []).append(row)
+    return [{"status": s, "centre": c, "width": w, "rows": rows} for (s, c, w), rows in groups.items()]
+
+
+def _published_pharmacokinetics() -> tuple[dict[str, Any], tuple[float, float]]:
+    """Published single numbers the report compares with, and the range of half-lives."""
+    from pkpd.datatables import published
+
+    table = published("pharmacokinetics")
+
+    def rows(quantity: str) -> Any:
+        return table[table["quantity"] == quantity]
+
+    bounds = rows("auc_tau_upper_bound")
+    low, high = (rows(f"terminal_half_life_{end}") for end in ("lowest", "highest"))
+    found = {
+        "auc_bound": dict(zip(bounds["dose_mg"], bounds["value"], strict=True)),
+        "tmax": float(rows("tmax")["value"].iloc[0]),
+        "source": str(low["source"].iloc[0]),
+        "doi": str(low["doi"].iloc[0]),
+    }
+    return found, (float(low["value"].iloc[0]), float(high["value"].iloc[0]))
+
+
+def sig(value: Any, digits: int = 3) -> str:
+    """A number with some significant digits and no exponent between 0.0001 and a million; "–" for none."""
+    if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, str):
+        return value
+    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0) if value else 0
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if isinstance(value, int) and "." in text else text
+
+
+def plain(value: Any) -> str:
+    """A number as it was given: no trailing zeros."""
+    return f"{value:.6g}"
+
+
+def whole(value: Any) -> str:
+    """A whole number with separators; "–" for none."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def percent(value: float) -> str:
+    """A percentage without needless digits."""
+    return f"{value:.1f}" if 0 < round(value, 1) < 10 else f"{value:.0f}"
+
+
+def first_upper(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+def breakable(name: str) -> Any:
+    """A name that may be broken after its underscores."""
+    from markupsafe import Markup, escape
+
+    return Markup("_<wbr>").join(map(escape, name.split("_")))
+
+
+def listed(words: Any) -> str:
+    """Words as "a, b and c"."""
+    words = [str(w) for w in words]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else ""

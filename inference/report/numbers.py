@@ -1,0 +1,195 @@
+"""The numbers of the report: plain dicts and lists, computed from a ``FitResult``; the words are in the templates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from inference import arviz, labels
+from inference.plots import COUNTS
+from inference.store import log_scale
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from inference.store import FitResult
+
+ALPHA = 0.05
+LIMITS = (ALPHA / 2, 1 - ALPHA / 2)
+STRONG = 0.3  # correlations below are not listed
+LITTLE = 0.1  # contraction below: the data say next to nothing
+HALVED = 0.25  # variance left where the sd is halved
+
+
+class Fit(NamedTuple):
+    """How well some arms are predicted."""
+
+    counts: int
+    inside: int
+    width_ratio: float  # mean predictive 95% width over that of Bin(n, y/n)
+    score: float  # mean interval score in patients (Gneiting and Raftery 2007)
+    prior_score: float
+
+
+def predictions(result: FitResult) -> list[dict[str, Any]]:
+    """A row for each arm and quantity: observed, predicted, prior predicted, inside or not, widths and scores."""
+    rows = []
+    for a, arm in enumerate(result.arms):
+        n = int(result.n[a])
+        for j, quantity in enumerate(result.quantities):
+            y = int(result.observed[a, j])
+            predicted, prior = result.posterior_predictive[:, a, j], result.prior_predictive[:, a, j]
+            low, inner_low, middle, inner_high, high = np.quantile(
+                predicted, (LIMITS[0], 0.25, 0.5, 0.75, LIMITS[1]), method=COUNTS
+            )
+            prior_low, prior_high = np.quantile(prior, LIMITS, method=COUNTS)
+            least = np.subtract(*binom.ppf(LIMITS[::-1], n, y / n))
+            rows.append(
+                {
+                    "arm": arm, "quantity": quantity, "label": labels.QUANTITIES.get(quantity, quantity),
+                    "n": n, "y": y, "percent": 100 * y / n, "median": int(middle), "low": int(low), "high": int(high),
+                    "inner_low": int(inner_low), "inner_high": int(inner_high),
+                    "prior_low": int(prior_low), "prior_high": int(prior_high),
+                    "inside": bool(low <= y <= high), "fitted": bool(result.fitted[a]),
+                    "width_ratio": (high - low) / least if least > 0 else math.nan,
+                    "score": interval_score(low, high, y), "prior_score": interval_score(prior_low, prior_high, y),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def interval_score(low: float, high: float, y: float) -> float:
+    """Width of a 95% interval plus 2/alpha times how far it misses (Gneiting and Raftery 2007); small is good."""
+    return float((high - low) + 2 / ALPHA * (max(low - y, 0) + max(y - high, 0)))
+
+
+def fit_of(rows: Sequence[dict[str, Any]]) -> Fit | None:
+    """The rows of ``predictions`` summed up; None where there are none."""
+    if not rows:
+        return None
+    ratio, score, prior = (np.nanmean([r[k] for r in rows]) for k in ("width_ratio", "score", "prior_score"))
+    return Fit(len(rows), sum(r["inside"] for r in rows), float(ratio), float(score), float(prior))
+
+
+def log_draws(result: FitResult) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Posterior draws and prior draws on the scale of comparison, [draws, d] each."""
+    pairs = [log_scale(v, result.prior[n]) for n, v in result.posterior.items()]
+    return np.stack([np.ravel(a) for a, _ in pairs], 1), np.stack([b for _, b in pairs], 1)
+
+
+def correlation(result: FitResult) -> NDArray[np.float64]:
+    """Posterior correlations [d, d] on the log scale."""
+    return np.atleast_2d(np.corrcoef(log_draws(result)[0].T))
+
+
+def strongest_pairs(names: Sequence[str], matrix: NDArray[np.float64], most: int = 10) -> list[dict[str, Any]]:
+    """The strongest correlations, strongest first."""
+    first, second = np.triu_indices(len(names), 1)
+    order = np.argsort(-np.abs(matrix[first, second]))[:most]
+    found = [(names[first[i]], names[second[i]], float(matrix[first[i], second[i]])) for i in order]
+    return [{"first": a, "second": b, "correlation": r} for a, b, r in found if abs(r) >= STRONG]
+
+
+def directions(result: FitResult, most: int = 3) -> dict[str, Any]:
+    """What the data know as combinations of parameters: posterior covariance in units of the prior sds.
+
+    ``learned``: directions in which the sd is at least halved; ``effective``: sum of the shares of variance taken
+    away; ``best``: the best known directions with their largest loadings on the standardised log parameters.
+    """
+    after, before = log_draws(result)
+    scaled = np.cov(after.T / before.std(0, ddof=1)[:, None])
+    variance, vectors = np.linalg.eigh(np.atleast_2d(scaled))
+    names = list(result.posterior)
+    best = []
+    for v, loading in zip(variance[:most], vectors.T[:most], strict=False):
+        order = np.argsort(-np.abs(loading))[:4]
+        sign = np.sign(loading[order[0]])
+        terms = [(labels.symbol(names[i]), float(sign * loading[i])) for i in order if abs(loading[i]) > 0.15]
+        best.append({"sd_ratio": math.sqrt(max(v, 0.0)), "terms": terms})
+    effective = float(np.clip(1 - variance, 0, 1).sum())
+    return {"total": len(names), "learned": int((variance < HALVED).sum()), "effective": effective, "best": best}
+
+
+def parameters(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of the summary with symbols and meanings, most narrowed first (in the order of the fit without one)."""
+    ranked = summary.sort_values("contraction", ascending=False, kind="stable", na_position="last")
+    rows = ranked.to_dict("records")
+    return [r | {"symbol": labels.symbol(r["parameter"]), "meaning": labels.meaning(r["parameter"])} for r in rows]
+
+
+def criteria(result: FitResult, summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """What a final result must meet, with what was found; ``met`` is None where it was not computed."""
+    figures, stats = result.diagnostics, result.sample_stats
+    energy = stats.get("energy")
+    found: list[tuple[str, str, Any, str, Any]] = [
+        ("largest R-hat", "below 1.01", summary["rhat"].max(), "chains agree", lambda x: x < 1.01),
+        ("smallest bulk ESS", "at least 2,000", summary["ess_bulk"].min(), "effective draws of the means",
+         lambda x: x >= 2000),
+        ("smallest tail ESS", "at least 400", summary["ess_tail"].min(), "effective draws of the 5% and 95% quantiles",
+         lambda x: x >= 400),
+        ("largest Monte Carlo error of a mean", "at most 0.025 sd", _mcse(result), "in posterior sds",
+         lambda x: x <= 0.025),
+        ("divergences", "none", int(np.sum(stats["diverging"])) if "diverging" in stats else None,
+         "iterations at which NUTS lost its way", lambda x: x == 0),
+        ("smallest BFMI", "at least 0.3", None if energy is None else arviz.bfmi(energy),
+         "does NUTS reach all energies", lambda x: x >= 0.3),
+    ]  # fmt: skip
+    known: tuple[tuple[str, str, str, str, Any], ...] = (
+        ("surface_error_rms", "error of the surface", "at most 0.1", "rms at fresh posterior points, in sampling sds",
+         lambda x: x <= 0.1),
+        ("surface_chi_square", "squared error of the surface over its claim", "about 1",
+         "above 1: the surface is surer than it should be", lambda x: x <= 2),
+        ("khat", "Pareto k-hat of the correction", "below 0.7", "can direct simulation correct the surface",
+         lambda x: x < 0.7),
+        ("correction_ess", "effective draws of the correction", "at least 400", "after weighting", lambda x: x >= 400),
+        ("correction_shift_in_sd", "largest shift of a mean by the correction", "at most 0.15 sd", "in posterior sds",
+         lambda x: x <= 0.15),
+        ("runs_difference_in_sd", "largest difference of a mean to a second run", "at most 0.1 sd and its error",
+         "two runs that share no random number", lambda x: x <= 0.175),
+        ("solver_failures", "patients the solver lost", "none", "of all patients simulated", lambda x: x == 0),
+    )  # fmt: skip
+    found += [(label, need, figures.get(key), meaning, met) for key, label, need, meaning, met in known]
+    return [
+        {"label": label, "need": need, "value": value if _number(value) else None, "meaning": meaning,
+         "met": bool(met(value)) if _number(value) else None}
+        for label, need, value, meaning, met in found
+    ]  # fmt: skip
+
+
+def _mcse(result: FitResult) -> float:
+    error = arviz.convergence(result.posterior).mcse_mean
+    return float(np.max(error / np.array([np.std(v) for v in result.posterior.values()])))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def statuses(fixed: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many entries are published, secondary, derived, assumed."""
+    found = [str(row["status"]) for row in fixed]
+    return {status: found.count(status) for status in ("published", "secondary", "derived", "assumed")}
+
+
+def last_doses(result: FitResult) -> list[dict[str, Any]]:
+    """Share of patients (%) at no dose and at the highest dose in the last interval, for the arms that get any."""
+    last = 100 * result.level_share[:, -1]
+    return [
+        {"arm": arm, "none": float(share[0]), "top": float(share[-1])}
+        for arm, share, levels in zip(result.arms, last, result.level_share, strict=True)
+        if levels[:, 1:].any()
+    ]
+
+
+def medians(result: FitResult) -> list[dict[str, Any]]:
+    """Median count at the last visit by arm with its 95% interval, and the middle 90% of patients."""
+    last = zip(result.arms, result.median_quantiles[:, -1], result.platelets_quantiles[:, -1], strict=True)
+    return [
+        {"arm": arm, "low": m[0], "median": m[1], "high": m[2], "q5": q[0], "q95": q[4]}
+        for arm, m, q in ((arm, m.tolist(), q.tolist()) for arm, m, q in last)
+    ]
