@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from inference import diagnostics, predictive, store
@@ -21,6 +22,7 @@ from inference.priors import JointPrior
 from inference.progress import Progress
 from inference.surface import Surface, SurfaceError, fit_surface, surface_error, widened
 from pkpd import endpoints, trial
+from pkpd.devices import tile_width
 from pkpd.errors import InputError
 from pkpd.model import Form
 from pkpd.parameters import Library, with_values
@@ -59,7 +61,8 @@ class Fit(NamedTuple):
 def plan(config: Config) -> Plan:
     """Resolve a config; InputError that names what does not fit together."""
     read = resolve(config)
-    arms = {a.name: a for a in planned_arms(read.scenario, library=read.library)}
+    dtype = jnp.float64 if config.engine == "reference" else jnp.float32
+    arms = {a.name: a for a in planned_arms(read.scenario, dtype, library=read.library)}
     form = Form(signalling=config.signalling, hill_is_one=read.library.value("dimer_hill") == 1)
     return Plan(
         config,
@@ -167,9 +170,10 @@ def moments(
     K = len(next(iter(values.values())))
     n = K * patients
     per_patient = {name: np.repeat(v, patients) for name, v in values.items()}
-    group = math.gcd(patients, trial.TILE)
+    width = tile_width(p.config.engine)
+    group = math.gcd(patients, width)
     number = np.arange(n)
-    total = len(p.arms) * -(-n // trial.TILE)
+    total = len(p.arms) * -(-n // width)
     done, means, seconds = 0, [], []
     for i, a in enumerate(p.arms):
         file = checkpoint / f"part-{part}-{draw}-arm-{i}.npz" if checkpoint is not None else None
@@ -192,6 +196,7 @@ def moments(
             np.full(n, part),
             p.landmark,
             p.form,
+            engine=p.config.engine,
         ):
             parts.append(tile)
             done += 1

@@ -10,6 +10,7 @@ import numpy as np
 from inference.progress import Progress
 from inference.store import FitResult
 from pkpd import endpoints, trial
+from pkpd.devices import tile_width
 from pkpd.parameters import with_values
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class ArmCourses(NamedTuple):
 
 def trials(p: Plan, values: Mapping[str, np.ndarray], part: int, progress: Progress, stage: str) -> list[ArmCourses]:
     """One trial of all arms for each draw in ``values`` [D], with fresh patients; ``part`` names the random streams."""
-    total = sum(-(-a.n * len(next(iter(values.values()))) // trial.TILE) for a in p.arms)
+    total = sum(-(-a.n * len(next(iter(values.values()))) // tile_width(p.config.engine)) for a in p.arms)
     done = 0
     courses = []
     for a in p.arms:
@@ -56,7 +57,9 @@ def arm_trials(p: Plan, a: PlannedArm, values: Mapping[str, np.ndarray], part: i
     population = with_values(a.population, {name: np.repeat(v, a.n) for name, v in values.items()})
     patient = np.tile(a.first_patient + np.arange(a.n), D)
     draw = np.repeat(np.arange(D), a.n)
-    for v in trial.simulate(population, a.arm, p.days, p.config.seed, patient, draw, part, p.form):
+    for v in trial.simulate(
+        population, a.arm, p.days, p.config.seed, patient, draw, part, p.form, engine=p.config.engine
+    ):
         counts, rescued = endpoints.until(p.landmark, v.platelets_observed, v.rescued)
         events = np.asarray(endpoints.events(counts, v.baseline, rescued))
         yield events, v.baseline, v.platelets_true, v.platelets_observed, v.dose_mg

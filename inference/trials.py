@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from inference.progress import Progress, silent
 from pkpd import endpoints, trial
+from pkpd.devices import tile_width
 from pkpd.errors import InputError
 from pkpd.model import Form
 from pkpd.parameters import SD_SUFFIX, Population, with_values
@@ -84,8 +86,8 @@ def run_trial(
     n_trials = design.trial.n_trials
     draws = posterior_draws(posterior, min(design.trial.posterior_draws, n_trials))
     n_draws = len(next(iter(draws.values()))) if draws else 1
-    arms = planned_arms(design)
-    total = sum(-(-a.n * n_trials // trial.TILE) for a in arms)
+    arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
+    total = sum(-(-a.n * n_trials // tile_width(engine)) for a in arms)
     done = 0
     counts = {}
     names = list(design.endpoint_names)
@@ -194,8 +196,8 @@ def simulate_cohort(
     """
     draws = posterior_draws(posterior, design.trial.posterior_draws)
     n_draws = len(next(iter(draws.values()))) if draws else 1
-    arms = planned_arms(design)
-    total = sum(-(-a.n * n_draws // trial.TILE) for a in arms)
+    arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
+    total = sum(-(-a.n * n_draws // tile_width(engine)) for a in arms)
     done = 0
     hours = 24.0 * np.concatenate([[0], design.trial.visits_d])
     for a in arms:

@@ -13,6 +13,7 @@ import jax
 from pkpd.errors import InputError
 
 TILE = 2048  # patients; the one width that is compiled, a multiple of 128
+REFERENCE_TILE = 128  # the reference solver steps a batch at the pace of its slowest patient
 PRECISIONS = ("float32", "float64")
 
 Item = TypeVar("Item")
@@ -27,6 +28,11 @@ def workers() -> list[jax.Device]:
             1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
     return devices
+
+
+def tile_width(engine: str) -> int:
+    """Patients in a tile of an engine."""
+    return REFERENCE_TILE if engine == "reference" else TILE
 
 
 def check_precision(precision: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from pkpd import cohort, endpoints, pharmacokinetics, random, titration
-from pkpd.devices import TILE, map_tiles
+from pkpd.devices import map_tiles, tile_width
 from pkpd.engine import grid
 from pkpd.engine.solver import DAYS_A_WEEK, solver
 from pkpd.model import DYNAMIC, Form
@@ -170,11 +170,13 @@ def _moments(population, arm, key, draw, trial, patient, days, n_weeks, form, st
     return grouped(mean), grouped(second), v.failed.reshape(-1, group).sum(-1)
 
 
-def tiles(population: Population, draw: np.ndarray, trial: np.ndarray, patient: np.ndarray) -> Iterator[tuple]:
+def tiles(
+    population: Population, draw: np.ndarray, trial: np.ndarray, patient: np.ndarray, width: int
+) -> Iterator[tuple]:
     """Population leaves and patient numbers cut into tiles of one width; the last is padded with its last patient."""
     n = len(patient)
-    for first in range(0, n, TILE):
-        rows = np.minimum(np.arange(first, first + TILE), n - 1)
+    for first in range(0, n, width):
+        rows = np.minimum(np.arange(first, first + width), n - 1)
         yield _rows(population, rows, n), *(np.asarray(a, np.int32)[rows] for a in (draw, trial, patient))
 
 
@@ -206,15 +208,15 @@ def simulate(
     """
     key, args = random.root(seed), _static(days)
     patient, draw, trial = (np.broadcast_to(np.asarray(a), np.shape(patient)) for a in (patient, draw, trial))
-    left = len(patient)
-    cut = tiles(jax.device_get(population), draw, trial, patient)
+    left, width = len(patient), tile_width(engine)
+    cut = tiles(jax.device_get(population), draw, trial, patient, width)
 
     def one(population, draw, trial, patient):
         return _visits(population, arm, key, draw, trial, patient, *args, form, steps, engine)
 
     for visits in map_tiles(one, cut):
         yield _first(visits, left)
-        left -= TILE
+        left -= width
 
 
 def event_moments(
@@ -234,18 +236,18 @@ def event_moments(
     """Moments of the events of consecutive groups of patients, rescue integrated out, tile by tile (host arrays).
 
     Yields means [groups, 5], second moments [groups, 5, 5] and numbers of failed patients [groups]. ``group`` divides
-    the tile width and len(patient); other arguments as for ``simulate``.
+    the engine's tile width and len(patient); other arguments as for ``simulate``.
     """
     key, args = random.root(seed), _static(days)
     patient, draw, trial = (np.broadcast_to(np.asarray(a), np.shape(patient)) for a in (patient, draw, trial))
-    left = len(patient) // group
+    left, width = len(patient) // group, tile_width(engine)
 
     def one(population, draw, trial, patient):
         return _moments(population, arm, key, draw, trial, patient, *args, form, steps, engine, group, landmark)
 
-    for result in map_tiles(one, tiles(jax.device_get(population), draw, trial, patient)):
+    for result in map_tiles(one, tiles(jax.device_get(population), draw, trial, patient, width)):
         yield tuple(x[:left] for x in result)
-        left -= TILE // group
+        left -= width // group
 
 
 def _static(days: tuple[int, ...]) -> tuple[np.ndarray, int]:

@@ -63,10 +63,11 @@ def solve(
     method: str = "stiff",
     rtol: float = RTOL,
     atol: float = ATOL,
+    start: State | None = None,
 ) -> Solution:
     """Integrates ``pkpd.model.rates`` (design 2.1 to 2.3) from the steady state before treatment.
 
-    p: float64 leaves, scalars (one patient) or [patients]. method: "stiff" or "explicit". ``atol`` is in units of
+    start: another state to begin from, leaves as the result's. p: float64 leaves, scalars (one patient) or [patients]. method: "stiff" or "explicit". ``atol`` is in units of
     each state's own scale (its resting value; the dose for drug). Trouble with a patient is told by ``status``.
     Raises InputError where float64 or diffrax is missing, or for an unknown method.
     """
@@ -84,10 +85,10 @@ def solve(
     segments = Segments(*(jnp.asarray(leaf, dtype) for leaf in segments))
     sizes = {leaf.shape[-1] for leaf in p if jnp.ndim(leaf)} | {s.shape[1] for s in segments if s.ndim == 2}
     if not sizes:
-        return one(p, segments)
+        return one(p, segments, start)
     p = Parameters(*(jnp.broadcast_to(leaf, (max(sizes),)) for leaf in p))
     by_patient = Segments(*(1 if leaf.ndim == 2 else None for leaf in segments))
-    return jax.vmap(one, in_axes=(0, by_patient), out_axes=Solution(1, 1, 1, 0))(p, segments)
+    return jax.vmap(one, in_axes=(0, by_patient, 0), out_axes=Solution(1, 1, 1, 0))(p, segments, start)
 
 
 def days(p: Parameters, dose_mg: Array, immune_log_activity: Array) -> Segments:
@@ -157,14 +158,18 @@ def _at_equilibrium(s: State, p: Parameters, b: Baseline) -> State:
     return s._replace(**dict(zip(ALGEBRAIC, x, strict=True)), socs=socs)
 
 
-def _one_patient(p: Parameters, segments: Segments, form: Form, solver: Any, controller: Any) -> Solution:
+def _one_patient(
+    p: Parameters, segments: Segments, start: State | None, form: Form, solver: Any, controller: Any
+) -> Solution:
     import diffrax
 
-    start, b = model.steady_state(p)
-    y0 = jnp.stack([*start, jnp.zeros_like(start.socs), jnp.zeros_like(start.socs)])
-    dose = jnp.max(segments.arriving_nmol)
+    at_rest, b = model.steady_state(p)
+    s = at_rest if start is None else start
+    y0 = jnp.stack([*s, jnp.zeros_like(s.socs), jnp.zeros_like(s.socs)])
+    dose = jnp.maximum(jnp.max(segments.arriving_nmol), s.central_nmol)
     dose = jnp.where(dose > 0, dose, 1)
-    scale = jnp.where(y0 > 0, y0, 1).at[jnp.array([0, 1, 2, 16, 17])].set(dose)
+    resting = jnp.stack([*at_rest, jnp.zeros_like(s.socs), jnp.zeros_like(s.socs)])
+    scale = jnp.where(resting > 0, resting, 1).at[jnp.array([0, 1, 2, 16, 17])].set(dose)
 
     def scaled_rates(_: Array, z: Array, args: tuple[Array, Array]) -> Array:
         return _rates(z * scale, p, b, *args, form) / scale
