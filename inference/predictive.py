@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from inference.progress import Progress
-from inference.store import FitResult
+from inference.store import MEDIAN_QUANTILES, PLATELET_QUANTILES, FitResult
 from pkpd import endpoints, trial
 from pkpd.devices import tile_width
 from pkpd.parameters import with_values
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from inference.population import Fit, Plan
     from pkpd.planned import PlannedArm
 
-COURSE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-MEDIAN_QUANTILES = (0.025, 0.5, 0.975)
 EXAMPLES = 6  # individual courses kept from each arm
 
 
@@ -78,7 +76,7 @@ def course_summary(p: Plan, courses: list[ArmCourses]) -> dict[str, Any]:
     for c in courses:
         with_baseline = np.concatenate([c.baseline[None], c.platelets_true])
         V1 = len(with_baseline)
-        quantiles.append(np.quantile(with_baseline.reshape(V1, -1), COURSE_QUANTILES, axis=1).T)
+        quantiles.append(np.quantile(with_baseline.reshape(V1, -1), PLATELET_QUANTILES, axis=1).T)
         medians.append(np.quantile(np.median(with_baseline, axis=2), MEDIAN_QUANTILES, axis=1).T)
         shares.append(level_share(c.dose_mg, levels))
         chosen = np.linspace(0, c.baseline.shape[0] - 1, EXAMPLES).astype(int)
