@@ -78,19 +78,18 @@ def typical_courses(
     p = _parameters(library, draws, len(doses_mg))
     t = trace(p, np.broadcast_to(doses, (7 * WEEKS, doses.size)), form)
     start = _resting(p, doses.size)
-    hours = np.linspace(0, 24, 97)
-    last = t.platelets_1e9_per_l.shape[0] - 1
-    lengths = np.diff(np.concatenate([np.zeros_like(t.hours[:1]), t.hours]), axis=0)
+    hours, last = np.linspace(0, 24, 97), len(t.concentration_ng_per_ml) - 1
+    at = np.concatenate([np.zeros_like(_columns(t.hours)[:1]), _columns(t.hours)])  # the start of the day first
 
     named = {CONCENTRATION: t.concentration_ng_per_ml, PLATELETS: t.platelets_1e9_per_l}
     named |= t.pathways._asdict() | t.factors._asdict()
     dosing_day, daily = {}, {}
     for name, values in named.items():
-        ends = [np.concatenate([before[None], values[day]]) for day, before in
-                ((0, start[name]), (last, values[last - 1, -1]))]  # fmt: skip
-        dosing_day[name] = _bands(np.stack([_at(hours, t.hours, e) for e in ends]), n)
-        whole = values[:, -1] if name == PLATELETS else (values * _columns(lengths)).sum(1) / 24
-        daily[name] = _bands(np.concatenate([start[name][None], whole]), n)
+        before = np.concatenate([start[name][None], values[:-1, -1]])
+        whole = np.concatenate([before[:, None], values], axis=1)  # [days, steps + 1, patients]
+        dosing_day[name] = _bands(np.stack([_at(hours, at, whole[day]) for day in (0, last)]), n)
+        summed = values[:, -1] if name == PLATELETS else np.trapezoid(whole, at[None], axis=1) / 24
+        daily[name] = _bands(np.concatenate([start[name][None], summed]), n)
     exposure = {
         "cmax": _bands(t.concentration_ng_per_ml[last].max(0), n),
         "auc": _bands(t.auc_ng_h_per_ml[last], n),
@@ -206,11 +205,9 @@ def _columns(hours: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _at(times: NDArray[np.float64], hours: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values [points, patients] at ``hours`` [points (less a first at 0), patients or none], linearly at ``times``."""
-    grid_h = np.broadcast_to(_columns(hours), (len(hours), values.shape[1]))
-    if len(values) == len(hours) + 1:
-        grid_h = np.concatenate([np.zeros_like(grid_h[:1]), grid_h])
-    return np.stack([np.interp(times, h, v) for h, v in zip(grid_h.T, values.T, strict=True)], axis=1)
+    """Values [points, patients] at ``hours`` [points, 1 or patients], linearly at ``times``."""
+    hours = np.broadcast_to(hours, values.shape)
+    return np.stack([np.interp(times, h, v) for h, v in zip(hours.T, values.T, strict=True)], axis=1)
 
 
 def _bands(values: NDArray[np.float64], n: int) -> NDArray[np.float64]:
