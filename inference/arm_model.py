@@ -1,0 +1,178 @@
+"""The NumPyro model of the arm-level fit: prior, surface with its covariance, joint law of the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from inference.arms import ArmData, Association, Counts, arrays, association, log_likelihood
+from inference.priors import JointPrior
+from inference.regression import one_blas_thread
+from inference.samplers.nuts import NutsResult, nuts_sampler
+from inference.surface import Surface, evaluate, features
+from pkpd.errors import InputError, nearest
+
+VARIANCE_KEPT = 0.95  # share of each surface variance that keeps its direction; the rest is spread evenly
+ROW_BLOCK = 256  # padding of the stacked roots, so that rounds of one problem mostly share a shape
+SUPPORT_WIDTH = 0.5  # design sds over which the guard at the edge of the surface sets in
+
+
+class VarianceRoots(NamedTuple):
+    """Variances of J logits as sums of squares: v_j(x) = sum over the rows r of j of (row_r . x)^2 + floor_j |x|^2."""
+
+    rows: Array  # [rows, p] float32: they are read twice a gradient, and their traffic is what a NUTS step costs
+    owner: Array  # [rows, J] 1 where the row belongs to the logit
+    floor: Array  # [J]
+
+
+class ArmProblem(NamedTuple):
+    """Everything the model reads besides the prior. A pytree: one compilation serves data sets of one shape."""
+
+    centre: Array  # [d]
+    whiten: Array  # [d, d]
+    radius: Array  # []
+    coefficients: Array  # [J, p]
+    roots: VarianceRoots
+    root: Array  # [J, J] Cholesky factor of R
+    rows: Array  # [A'] arms with data, among those of the surface
+    data: Counts
+    link: Association
+
+
+def arm_problem(surface: Surface, arms: Sequence[str], data: ArmData, terms: int | None = None) -> ArmProblem:
+    """The fit of ``data`` (any subset of the surface's ``arms``) on a surface; ``terms`` as in ``arms.arrays``."""
+    for arm in data.arms:
+        if arm not in arms:
+            raise InputError(f"the surface has no arm '{arm}'{nearest(arm, arms)}")
+    rows = np.array([list(arms).index(arm) for arm in data.arms])
+    link = association(np.asarray(surface.rho)[rows])
+    with one_blas_thread():
+        roots = variance_roots(np.asarray(surface.covariance))
+    return ArmProblem(
+        surface.centre,
+        surface.whiten,
+        surface.radius,
+        surface.coefficients,
+        roots,
+        jnp.linalg.cholesky(surface.correlation),
+        jnp.asarray(rows),
+        arrays(data, terms),
+        link,
+    )
+
+
+def variance_roots(covariance: NDArray[np.float64], kept: float = VARIANCE_KEPT) -> VarianceRoots:
+    """Roots of the covariances [J, p, p]: eigenvectors that carry ``kept`` of each trace, the rest spread evenly.
+
+    A trace is the mean of x' Sigma x over the design, where the terms are nearly orthonormal, so the mean is exact.
+    """
+    rows, owners, floor = [], [], []
+    for j, matrix in enumerate(covariance):
+        values, vectors = np.linalg.eigh(matrix)
+        values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+        count = int(np.searchsorted(np.cumsum(values), kept * values.sum())) + 1
+        rows.append((vectors[:, :count] * np.sqrt(values[:count])).T)
+        owners += [j] * count
+        floor.append(values[count:].sum() / max(len(values) - count, 1))
+    owner = np.zeros((-(-len(owners) // ROW_BLOCK) * ROW_BLOCK, len(covariance)))
+    owner[np.arange(len(owners)), owners] = 1.0
+    stacked = np.zeros((len(owner), covariance.shape[1]))
+    stacked[: len(owners)] = np.concatenate(rows)
+    return VarianceRoots(jnp.asarray(stacked, jnp.float32), jnp.asarray(owner, jnp.float32), jnp.asarray(floor))
+
+
+def variances(roots: VarianceRoots, x: Array) -> Array:
+    """Variances [J] of the predicted logits at terms x [p]."""
+    along = roots.rows @ x.astype(jnp.float32)
+    return (along**2 @ roots.owner).astype(x.dtype) + roots.floor * (x**2).sum()
+
+
+def arm_model(prior: JointPrior) -> Callable[[ArmProblem], None]:
+    """NumPyro model of one ArmProblem.
+
+    theta ~ prior; e ~ N(0, I); logits = X b + sqrt(v(theta)) * (chol(R) e): integrated over e, the counts have
+    sampling plus surface covariance, its determinant included. Beyond the largest radius of the design the surface is
+    an extrapolation, and a Gaussian guard half a design sd wide keeps draws out.
+    """
+
+    def model(problem: ArmProblem) -> None:
+        theta = prior.sample()
+        e = numpyro.sample("surface_z", dist.Normal(0.0, 1.0).expand([problem.root.shape[0]]).to_event(1))
+        u = problem.whiten @ (theta - problem.centre)
+        x = features(u)
+        logits = problem.coefficients @ x + jnp.sqrt(variances(problem.roots, x)) * (problem.root @ e)
+        by_arm = numpyro.deterministic("logits", logits.reshape(-1, 6))
+        numpyro.factor("counts", log_likelihood(by_arm[problem.rows], problem.data, problem.link).sum())
+        excess = jnp.maximum(jnp.sqrt((u**2).sum() + 1e-12) - problem.radius, 0.0)
+        numpyro.factor("support", -0.5 * (excess / SUPPORT_WIDTH) ** 2)
+
+    return model
+
+
+def covariance_guess(prior: JointPrior, surface: Surface, problem: ArmProblem) -> NDArray[np.float64]:
+    """Posterior covariance of the latent vector (prior_z, surface_z) if the surface were linear about its centre.
+
+    Its inverse is I + J' F J, with J the slopes of the logits and F the information of the observed counts about them.
+    """
+    d = prior.dimension
+    coefficients, whiten = np.asarray(problem.coefficients), np.asarray(problem.whiten)
+    sd = np.sqrt(np.asarray(evaluate(surface, surface.centre)[1]))
+    slopes = np.hstack([coefficients[:, 1 : d + 1] @ whiten * prior.scale(), sd[:, None] * np.asarray(problem.root)])
+    n, y = np.asarray(problem.data.n), np.asarray(problem.data.counts)
+    p = (y + 0.5) / (n[:, None] + 1.0)
+    p75 = p[:, 2] / np.maximum(p[:, 1], p[:, 2])
+    # each conditional proportion at its observed rate; that of week 8 at the rate of the whole arm
+    p8 = np.minimum(p[:, 0] / p[:, 1], 0.99)
+    each = [
+        n * p[:, 1] * (1 - p[:, 1]),
+        n * p[:, 1] * p75 * (1 - p75),
+        n * p[:, 2] * p8 * (1 - p8),
+        n * (p[:, 1] - p[:, 2]) * p8 * (1 - p8),
+        n * p[:, 3] * (1 - p[:, 3]),
+        n * p[:, 4] * (1 - p[:, 4]),
+    ]
+    information = np.zeros((surface.n_arms, 6))
+    information[np.asarray(problem.rows)] = np.stack(each, axis=1)
+    return np.linalg.inv(np.eye(slopes.shape[1]) + slopes.T @ (information.reshape(-1, 1) * slopes))
+
+
+@lru_cache(maxsize=8)
+def _sampler(prior: JointPrior, warmup: int, draws: int, target_accept: float) -> Callable[..., NutsResult]:
+    """Kept, so that rounds and replications whose arrays have the same shapes compile once."""
+    return nuts_sampler(arm_model(prior), warmup=warmup, draws=draws, target_accept=target_accept)
+
+
+def fit_arms(
+    prior: JointPrior,
+    surface: Surface,
+    arms: Sequence[str],
+    data: ArmData,
+    key: Array,
+    *,
+    chains: int = 4,
+    warmup: int = 500,
+    draws: int = 1000,
+    target_accept: float = 0.8,
+    progress: Callable[[int, int], None] | None = None,
+) -> NutsResult:
+    """NUTS on the arm-level posterior. Samples hold every parameter [chains, draws] and ``logits`` [.., A, 6].
+
+    Chains start at prior draws shrunk halfway to the centre of the surface's design.
+    """
+    problem = arm_problem(surface, arms, data, terms=int(data.n.max()) + 1)
+    key, start_key = jax.random.split(key)
+    start = prior.unconstrained(prior.draws(start_key, chains))
+    middle = (jnp.asarray(surface.centre) + start) / 2
+    z = (middle - jnp.asarray(prior.location())) / jnp.asarray(prior.scale())
+    initial = {"prior_z": z, "surface_z": jnp.zeros((chains, problem.root.shape[0]))}
+    run = _sampler(prior, warmup, draws, target_accept)
+    return run(key, initial, (problem,), covariance_guess(prior, surface, problem), progress)

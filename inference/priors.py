@@ -1,0 +1,320 @@
+"""The joint prior of the free population parameters: an immutable description, in one set of coordinates.
+
+A coordinate is the unconstrained form of a parameter: log for lognormal and half-normal ones, logit for beta ones,
+additive log-ratios to the last member for a Dirichlet group (one coordinate fewer than members). The surface, NUTS
+and the report all use these coordinates, in the order of ``JointPrior.coordinate_names``.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from jax.nn import log_sigmoid, log_softmax
+from jax.scipy.special import betaln, gammaln
+from scipy.special import digamma, polygamma
+
+from pkpd.errors import InputError, nearest
+from pkpd.parameters import Library, with_overrides
+
+LOG_2_PI = math.log(2 * math.pi)
+HALF_NORMAL_LOG_MEAN = -(np.euler_gamma + math.log(2.0)) / 2  # E log|Z| of a standard normal
+OVERRIDE_KEYS = ("free", "centre", "log_sd", "alpha", "beta", "concentration", "scale")
+
+
+@dataclass(frozen=True)
+class Lognormal:
+    """log x ~ N(log centre, log_sd^2)."""
+
+    name: str
+    centre: float
+    log_sd: float
+
+
+@dataclass(frozen=True)
+class Beta:
+    """x ~ Beta(alpha, beta)."""
+
+    name: str
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class Dirichlet:
+    """(x_1, ..., x_k) ~ Dirichlet(alphas), one name for each member."""
+
+    names: tuple[str, ...]
+    alphas: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class HalfNormal:
+    """x = |Z| scale: the sd of the shifts between studies."""
+
+    name: str
+    scale: float
+
+
+Element = Lognormal | Beta | Dirichlet | HalfNormal
+
+
+def _names(e: Element) -> tuple[str, ...]:
+    return e.names if isinstance(e, Dirichlet) else (e.name,)
+
+
+def _location_scale(e: Element) -> tuple[list[float], list[float]]:
+    """Mean and sd of the element's coordinates under the prior (exact for all four laws)."""
+    if isinstance(e, Lognormal):
+        return [math.log(e.centre)], [e.log_sd]
+    if isinstance(e, Beta):
+        return ([float(digamma(e.alpha) - digamma(e.beta))], [math.sqrt(polygamma(1, e.alpha) + polygamma(1, e.beta))])
+    if isinstance(e, HalfNormal):
+        return [math.log(e.scale) + HALF_NORMAL_LOG_MEAN], [math.pi / math.sqrt(8.0)]
+    last = e.alphas[-1]
+    return (
+        [float(digamma(a) - digamma(last)) for a in e.alphas[:-1]],
+        [math.sqrt(polygamma(1, a) + polygamma(1, last)) for a in e.alphas[:-1]],
+    )
+
+
+def _constrain(e: Element, u: Array) -> list[Array]:
+    """Natural values from coordinates u [..., k]."""
+    if isinstance(e, Beta):
+        return [jax.nn.sigmoid(u[..., 0])]
+    if isinstance(e, Dirichlet):
+        shares = jnp.exp(log_softmax(_with_reference(u), axis=-1))
+        return [shares[..., i] for i in range(len(e.names))]
+    return [jnp.exp(u[..., 0])]
+
+
+def _unconstrain(e: Element, values: Sequence[Array]) -> list[Array]:
+    if isinstance(e, Beta):
+        return [jnp.log(values[0]) - jnp.log1p(-values[0])]
+    if isinstance(e, Dirichlet):
+        return [jnp.log(v) - jnp.log(values[-1]) for v in values[:-1]]
+    return [jnp.log(values[0])]
+
+
+def _log_density(e: Element, u: Array) -> Array:
+    """Log density of the coordinates u [..., k], Jacobian included."""
+    if isinstance(e, Lognormal):
+        return -0.5 * (((u[..., 0] - math.log(e.centre)) / e.log_sd) ** 2 + LOG_2_PI) - math.log(e.log_sd)
+    if isinstance(e, Beta):
+        return e.alpha * log_sigmoid(u[..., 0]) + e.beta * log_sigmoid(-u[..., 0]) - betaln(e.alpha, e.beta)
+    if isinstance(e, HalfNormal):
+        x = jnp.exp(u[..., 0]) / e.scale
+        return 0.5 * (math.log(4.0) - LOG_2_PI) - 0.5 * x**2 + u[..., 0] - math.log(e.scale)
+    alphas = jnp.asarray(e.alphas)
+    constant = gammaln(alphas.sum()) - gammaln(alphas).sum()
+    return constant + (alphas * log_softmax(_with_reference(u), axis=-1)).sum(-1)
+
+
+def _with_reference(u: Array) -> Array:
+    return jnp.concatenate([u, jnp.zeros((*u.shape[:-1], 1), u.dtype)], axis=-1)
+
+
+@dataclass(frozen=True)
+class JointPrior:
+    """Independent elements, in order; hashable, so it may be a static argument of a compiled function."""
+
+    elements: tuple[Element, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the free parameters."""
+        return tuple(name for e in self.elements for name in _names(e))
+
+    @property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """Names of the coordinates: ``log x``, ``logit x`` or ``log x/y``."""
+        labels: list[str] = []
+        for e in self.elements:
+            if isinstance(e, Dirichlet):
+                labels += [f"log {name}/{e.names[-1]}" for name in e.names[:-1]]
+            else:
+                labels.append(f"{'logit' if isinstance(e, Beta) else 'log'} {e.name}")
+        return tuple(labels)
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates."""
+        return len(self.location())
+
+    def location(self) -> np.ndarray:
+        """Prior mean of the coordinates [d]."""
+        return np.array([m for e in self.elements for m in _location_scale(e)[0]])
+
+    def scale(self) -> np.ndarray:
+        """Prior sd of the coordinates [d]."""
+        return np.array([s for e in self.elements for s in _location_scale(e)[1]])
+
+    def draws(self, key: Array, n: int) -> dict[str, np.ndarray]:
+        """n draws by name, float64 [n]. A parameter's draws do not depend on which others are free."""
+        drawn: dict[str, np.ndarray] = {}
+        for e in self.elements:
+            own = jax.random.fold_in(key, zlib.crc32(_names(e)[0].encode()))
+            if isinstance(e, Dirichlet):
+                alphas = jnp.asarray(e.alphas, jnp.float32)
+                shares = np.asarray(jax.random.dirichlet(own, alphas, (n,), jnp.float32), np.float64)
+                shares /= shares.sum(axis=1, keepdims=True)
+                drawn |= {name: shares[:, i] for i, name in enumerate(e.names)}
+            elif isinstance(e, Beta):
+                drawn[e.name] = np.asarray(jax.random.beta(own, e.alpha, e.beta, (n,), jnp.float32), np.float64)
+            else:
+                z = np.asarray(jax.random.normal(own, (n,), jnp.float32), np.float64)
+                drawn[e.name] = np.abs(z) * e.scale if isinstance(e, HalfNormal) else e.centre * np.exp(e.log_sd * z)
+        return drawn
+
+    def unconstrained(self, values: Mapping[str, Any]) -> Array:
+        """Coordinates [..., d] of natural values, each [...]. Raises InputError if a free parameter is missing."""
+        for name in self.names:
+            if name not in values:
+                raise InputError(f"no value for the free parameter '{name}'")
+        columns = [c for e in self.elements for c in _unconstrain(e, [jnp.asarray(values[n]) for n in _names(e)])]
+        return jnp.stack(columns, axis=-1)
+
+    def constrained(self, coordinates: Array) -> dict[str, Array]:
+        """Natural values by name, each [...], of coordinates [..., d]."""
+        values: dict[str, Array] = {}
+        for e, part in self._parts(jnp.asarray(coordinates)):
+            values |= dict(zip(_names(e), _constrain(e, part), strict=True))
+        return values
+
+    def log_density(self, coordinates: Array) -> Array:
+        """Log prior density [...] of coordinates [..., d], with respect to the coordinates."""
+        coordinates = jnp.asarray(coordinates)
+        total = jnp.zeros(coordinates.shape[:-1], coordinates.dtype)
+        for e, part in self._parts(coordinates):
+            total = total + _log_density(e, part)
+        return total
+
+    def sample(self) -> Array:
+        """NumPyro sites: the latent vector ``prior_z`` [d] and every parameter as a deterministic; returns coordinates.
+
+        Coordinates are moved to prior mean 0 and sd 1, the scale NUTS likes; what is not normal gets its own density.
+        """
+        z = numpyro.sample("prior_z", dist.Normal(0.0, 1.0).expand([self.dimension]).to_event(1))
+        coordinates = jnp.asarray(self.location()) + jnp.asarray(self.scale()) * z
+        if not all(isinstance(e, Lognormal) for e in self.elements):
+            normal = -0.5 * (z**2 + LOG_2_PI).sum() - jnp.log(jnp.asarray(self.scale())).sum()
+            numpyro.factor("prior_shape", self.log_density(coordinates) - normal)
+        for name, value in self.constrained(coordinates).items():
+            numpyro.deterministic(name, value)
+        return coordinates
+
+    def _parts(self, coordinates: Array) -> list[tuple[Element, Array]]:
+        parts, start = [], 0
+        for e in self.elements:
+            stop = start + len(_location_scale(e)[0])
+            parts.append((e, coordinates[..., start:stop]))
+            start = stop
+        return parts
+
+
+def joint_prior(
+    library: Library,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    tuned_log_sd_factor: float = 1.0,
+    studies: int = 1,
+    where: str = "priors",
+) -> JointPrior:
+    """The prior of the free parameters of a library, with a config's ``overrides``.
+
+    ``overrides`` maps a parameter, or a group such as ``stimulation_shares``, to any of: ``free`` (true or false),
+    ``centre`` (of a lognormal) and the numbers of its distribution; giving a parameter without a prior a ``log_sd``
+    makes it lognormal and free. ``tuned_log_sd_factor`` multiplies the log-sds of free parameters whose centre is an
+    assumption (tuned to the trial) rather than published or derived. ``studies`` is the number of studies fitted.
+    Raises InputError for an unknown name or key, a number out of range, or a prior that makes no sense.
+    """
+    overrides = dict(overrides or {})
+    library = _with_centres(library, overrides, where)
+    _positive(tuned_log_sd_factor, f"{where}: tuned_log_sd_factor")
+    legal = (*library.names(), *(n for n, p in library.priors.items() if p.members))
+    for name, table in overrides.items():
+        if name not in legal:
+            raise InputError(f"{where}: unknown parameter '{name}'{nearest(str(name), legal)}")
+        if not isinstance(table, Mapping):
+            raise InputError(f"{where}: {name} = {table!r}; legal: a table with any of {', '.join(OVERRIDE_KEYS)}")
+    elements: list[Element] = []
+    done: set[str] = set()
+    for name in library.names():
+        prior = library.entry(name).prior
+        group = prior.name if prior is not None and prior.members else name
+        if group != name and name in overrides:
+            raise InputError(f"{where}: {name} belongs to the group '{group}': override the group")
+        if group in done:
+            continue
+        done.add(group)
+        element = _element(library, group, overrides.get(group, {}), tuned_log_sd_factor, f"{where}: {group}")
+        elements += [] if element is None else [element]
+    for name, prior in library.priors.items():
+        if prior.distribution == "halfnormal":
+            element = _element(library, name, overrides.get(name, {}), 1.0, f"{where}: {name}")
+            if element is not None and studies < 2:
+                raise InputError(f"{where}: {name}: free = true needs at least two studies; legal: false")
+            elements += [] if element is None else [element]
+    return JointPrior(tuple(elements))
+
+
+def _with_centres(library: Library, overrides: Mapping[str, Mapping[str, Any]], where: str) -> Library:
+    centres = {n: t["centre"] for n, t in overrides.items() if isinstance(t, Mapping) and "centre" in t}
+    groups = [n for n in centres if n in library.priors and library.priors[n].members]
+    if groups:
+        raise InputError(f"{where}: {groups[0]}: centre is for one parameter; change the members' values instead")
+    return with_overrides(library, centres, where)
+
+
+def _element(library: Library, name: str, table: Mapping[str, Any], factor: float, where: str) -> Element | None:
+    """The element of one parameter or group after its override; None where it is fixed."""
+    prior = library.priors.get(name)
+    kind = "lognormal" if prior is None else prior.distribution
+    needed = {
+        "lognormal": ("log_sd",),
+        "beta": ("alpha", "beta"),
+        "dirichlet": ("concentration",),
+        "halfnormal": ("scale",),
+    }[kind]
+    legal = ("free", *needed, *(("centre",) if kind == "lognormal" else ()))
+    for key in table:
+        if key not in legal:
+            raise InputError(f"{where}: unknown key '{key}' for a {kind} prior{nearest(str(key), legal)}")
+    free = table.get("free", prior.free if prior is not None else "log_sd" in table)
+    if not isinstance(free, bool):
+        raise InputError(f"{where}: free = {free!r}; legal: true or false")
+    if not free:
+        return None
+    numbers = {k: table.get(k, None if prior is None else getattr(prior, k)) for k in needed}
+    for key, number in numbers.items():
+        if number is None:
+            raise InputError(f"{where}: has no prior: give {' and '.join(needed)} to free it")
+        numbers[key] = _positive(number, f"{where}: {key}")
+    if kind == "beta":
+        return Beta(name, **numbers)
+    if kind == "halfnormal":
+        return HalfNormal(name, **numbers)
+    if kind == "dirichlet":
+        members = () if prior is None else prior.members
+        return Dirichlet(members, tuple(numbers["concentration"] * library.value(m) for m in members))
+    centre = library.value(name)
+    if centre <= 0:
+        raise InputError(f"{where}: value {centre:g} cannot be the centre of a lognormal prior; legal: above 0")
+    assumed = library.entry(name).status == "assumed" and "log_sd" not in table
+    return Lognormal(name, centre, numbers["log_sd"] * (factor if assumed else 1.0))
+
+
+def _positive(value: Any, where: str) -> float:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    if not good:
+        raise InputError(f"{where} = {value!r}; legal: a finite number above 0")
+    return float(value)

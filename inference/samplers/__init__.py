@@ -1,0 +1,1 @@
+"""Samplers behind plain functions: a model and a key in, arrays out."""

@@ -1,0 +1,163 @@
+"""NumPyro's NUTS as a function: a model, a key and data in, arrays out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro.infer.hmc import HMCState, hmc
+from numpyro.infer.util import constrain_fn, potential_energy
+
+Model = Callable[..., Any]
+Progress = Callable[[int, int], None]
+LONGEST_CHUNK = 100  # iterations between two reports of progress
+SHRINKAGE = 0.02  # of the pooled correlations towards none
+
+
+class NutsResult(NamedTuple):
+    """Draws after warm-up."""
+
+    samples: dict[str, np.ndarray]  # name -> [chains, draws, ...], latent and deterministic sites
+    sample_stats: dict[str, np.ndarray]  # ArviZ's names -> [chains, draws]
+
+
+def nuts_sampler(
+    model: Model,
+    *,
+    warmup: int = 500,
+    draws: int = 1000,
+    target_accept: float = 0.8,
+    max_tree_depth: int = 10,
+) -> Callable[..., NutsResult]:
+    """A function run(key, initial, args=(), inverse_mass=None, progress=None) that compiles once for data of one shape.
+
+    ``initial`` holds unconstrained starting values of every latent site, {site: [chains, ...]}; the chains run as one
+    vectorised program in float64. ``inverse_mass`` [n, n] is a guess of the posterior covariance of the latent vector
+    (sites in alphabetical order, raveled; default identity). Warm-up has two halves (rounded up): the first adapts
+    the step size with that guess, then the mass matrix becomes the covariance of its later draws pooled over chains,
+    and the second adapts the step size to it. (Windows that adapt each chain by itself start from 25 draws, too
+    few for a dense matrix of some 40 dimensions: they spent nine tenths of all gradients.)
+
+    ``progress(done, total)`` is called every 100 iterations or oftener. Raises RuntimeError unless jax_enable_x64 is
+    on: in float32 the energy error of a step is mostly rounding.
+    """
+    if warmup < 2 or draws < 1:
+        raise ValueError(f"warmup = {warmup} must be at least 2, draws = {draws} at least 1")
+    half = -(-warmup // 2)
+    chunk = _chunk(half, draws)
+    init_kernel, sample_kernel = hmc(potential_fn_gen=lambda *args: _potential(model, args), algo="NUTS")
+
+    @jax.jit
+    def start(z: dict[str, Array], keys: Array, inverse_mass: Array, args: tuple[Any, ...]) -> HMCState:
+        def one(z: dict[str, Array], key: Array) -> HMCState:
+            return init_kernel(
+                z,
+                half,
+                inverse_mass_matrix=inverse_mass,
+                adapt_mass_matrix=False,
+                dense_mass=True,
+                target_accept_prob=target_accept,
+                max_tree_depth=max_tree_depth,
+                model_args=args,
+                rng_key=key,
+            )
+
+        return jax.vmap(one)(z, keys)
+
+    @jax.jit
+    def advance(state: HMCState, args: tuple[Any, ...]) -> tuple[HMCState, dict[str, Any]]:
+        def step(state: HMCState, _: None) -> tuple[HMCState, dict[str, Any]]:
+            state = jax.vmap(sample_kernel, in_axes=(0, None))(state, args)
+            return state, {
+                "z": state.z,
+                "diverging": state.diverging,
+                "energy": state.energy,
+                "lp": -state.potential_energy,
+                "n_steps": state.num_steps,
+                "acceptance_rate": state.accept_prob,
+                "step_size": state.adapt_state.step_size,
+            }
+
+        return jax.lax.scan(step, state, None, length=chunk)
+
+    @jax.jit
+    def constrain(z: dict[str, Array], args: tuple[Any, ...]) -> dict[str, Array]:
+        # one draw of every chain at a time: the memory of one gradient, not of all draws
+        return jax.lax.map(jax.vmap(lambda z: constrain_fn(model, args, {}, z, return_deterministic=True)), z)
+
+    def run(
+        key: Array,
+        initial: Mapping[str, Array],
+        args: tuple[Any, ...] = (),
+        inverse_mass: Array | None = None,
+        progress: Progress | None = None,
+    ) -> NutsResult:
+        if not jax.config.jax_enable_x64:
+            raise RuntimeError("NUTS needs float64: jax.config.update('jax_enable_x64', True) first")
+        z = {site: jnp.asarray(values, jnp.float64) for site, values in sorted(initial.items())}
+        chains = next(iter(z.values())).shape[0]
+        first, second = jax.random.split(key)
+        done = 0
+
+        def iterate(state: HMCState, n: int) -> tuple[HMCState, dict[str, Any]]:
+            nonlocal done
+            kept = []
+            for _ in range(n // chunk):
+                state, drawn = advance(state, args)
+                kept.append(jax.tree.map(np.asarray, drawn))  # waits for the chunk, so progress is true
+                done += chunk
+                if progress is not None:
+                    progress(done, 2 * half + draws)
+            return state, jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
+
+        if inverse_mass is None:
+            inverse_mass = jnp.eye(sum(values[0].size for values in z.values()))
+        state = start(z, jax.random.split(first, chains), jnp.asarray(inverse_mass, jnp.float64), args)
+        state, drawn = iterate(state, half)
+        inverse_mass = pooled_covariance(drawn["z"], inverse_mass)
+        state = start(state.z, jax.random.split(second, chains), inverse_mass, args)
+        state, _ = iterate(state, half)
+        _, stats = iterate(state, draws)
+
+        samples = constrain(stats.pop("z"), args)
+        stats["tree_depth"] = np.ceil(np.log2(stats["n_steps"] + 1)).astype(np.int64)
+        by_chain = jax.tree.map(lambda a: np.swapaxes(np.asarray(a), 0, 1), (dict(samples), stats))
+        return NutsResult(*by_chain)
+
+    return run
+
+
+def nuts(
+    model: Model, key: Array, initial: Mapping[str, Array], args: tuple[Any, ...] = (), **settings: Any
+) -> NutsResult:
+    """One run of ``nuts_sampler(model, **settings)``; ``inverse_mass`` and ``progress`` may be among the settings."""
+    now = {name: settings.pop(name, None) for name in ("inverse_mass", "progress")}
+    return nuts_sampler(model, **settings)(key, initial, args, **now)
+
+
+def pooled_covariance(z: Mapping[str, np.ndarray], fallback: Any) -> Array:
+    """Covariance [n, n] of draws {site: [draws, chains, ...]} about the common mean, later half, correlations shrunk.
+
+    ``fallback`` is returned when there are fewer than ten draws for each dimension.
+    """
+    rows = np.concatenate([z[site].reshape(*z[site].shape[:2], -1) for site in sorted(z)], axis=-1)
+    rows = rows[len(rows) // 2 :].reshape(-1, rows.shape[-1])
+    if len(rows) < 10 * rows.shape[1]:
+        return jnp.asarray(fallback)
+    covariance = np.atleast_2d(np.cov(rows.T))
+    return jnp.asarray((1 - SHRINKAGE) * covariance + SHRINKAGE * np.diag(np.diag(covariance)))
+
+
+def _potential(model: Model, args: tuple[Any, ...]) -> Callable[[dict[str, Array]], Array]:
+    return lambda z: potential_energy(model, args, {}, z)
+
+
+def _chunk(half: int, draws: int) -> int:
+    """Largest number of iterations up to LONGEST_CHUNK that divides every phase."""
+    common = math.gcd(half, draws)
+    return max(c for c in range(1, min(common, LONGEST_CHUNK) + 1) if common % c == 0)

@@ -1,0 +1,286 @@
+"""A smooth, differentiable estimate of what every arm is expected to report, with its own uncertainty.
+
+Each of the six proportions of an arm (``inference.arms.LOGITS``) is a logistic regression, quadratic in the
+coordinates of the population vector, on batches of simulated patients. The batches of all arms at one vector share
+their patients, so the errors of the proportions are correlated; the covariance of the predicted logits is
+
+    S_jl(theta) = R_jl sqrt(v_j(theta) v_l(theta)),   v_j(theta) = x(theta)' Sigma_j x(theta),
+
+Sigma_j the covariance of regression j's coefficients (dispersion, hence lack of fit, included) and R the correlation
+of the score residuals over batches. Why this is sound: the exact (sandwich) covariance of two regressions is
+x' H_j^-1 (sum_k x_k x_k' c_k) H_l^-1 x with c_k the covariance of their residuals at batch k. If the information
+weights of the two are proportional over the design and the correlation does not vary, that is S exactly; where the
+weights differ, R is estimated with the same weights, so it is right at the centre of the information. S is positive
+semidefinite whatever theta: the Schur product of R and the rank-one sqrt(v) sqrt(v)'.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from inference.arms import ANY, DOUBLED, RESCUE, SEVENTY_FIVE, WEEK_8, ArmData, probabilities
+from inference.regression import Terms, regress
+from pkpd.errors import InputError
+
+Floats = NDArray[np.float64]
+
+
+class Surface(NamedTuple):
+    """A fitted surface over d coordinates, p terms, A arms and J = 6 A logits (arm by arm). A pytree."""
+
+    centre: Array  # [d] mean of the design
+    whiten: Array  # [d, d] lower triangular: u = whiten (theta - centre) has unit covariance over the design
+    radius: Array  # [] largest |u| of the design: beyond it the surface is an extrapolation
+    coefficients: Array  # [J, p]
+    covariance: Array  # [J, p, p] of the coefficients
+    correlation: Array  # [J, J] R
+    rho: Array  # [A, 5, 5] correlations of the events within a patient
+    dispersion: Array  # [J] quasi-binomial phi of each regression
+    effective_terms: Array  # [J] terms the batches determine
+
+    @property
+    def n_arms(self) -> int:
+        """Number of arms A."""
+        return self.rho.shape[0]
+
+
+def n_terms(d: int) -> int:
+    """Number of terms of a quadratic in d coordinates: 378 for 26."""
+    return 1 + d + d * (d + 1) // 2
+
+
+def features(u: Array) -> Array:
+    """Terms [..., p] of standardised coordinates u [..., d]: 1, u_i, (u_i^2 - 1)/sqrt 2, u_i u_k; orthonormal if u is
+    standard normal."""
+    d = u.shape[-1]
+    rows, columns = np.triu_indices(d, 1)
+    products = u[..., :, None] * u[..., None, :]
+    cross = products.reshape(*u.shape[:-1], d * d)[..., rows * d + columns]
+    return jnp.concatenate([jnp.ones_like(u[..., :1]), u, (u**2 - 1) / np.sqrt(2.0), cross], axis=-1)
+
+
+def quadratic_terms(d: int) -> Terms:
+    """What the terms of ``features`` are made of, in their order."""
+    rows, columns = np.triu_indices(d, 1)
+    none, each = np.full(1, -1), np.arange(d)
+    return Terms(
+        np.repeat([0, 1, 2, 3], [1, d, d, len(rows)]),
+        np.concatenate([none, each, each, rows]),
+        np.concatenate([none, np.full(d, -1), each, columns]),
+        d,
+    )
+
+
+def fit_surface(
+    theta: Floats,
+    mean: Floats,
+    second: Floats,
+    patients: int,
+    *,
+    near: ArmData | None = None,
+    adapt_penalty: bool = True,
+) -> Surface:
+    """Regress the moments of K batches of ``patients`` patients on their population vectors.
+
+    theta [K, d] coordinates; mean [K, A, 5] and second [K, A, 5, 5] averages of ``endpoints.expected_events`` over the
+    patients of a batch, who go through all arms. ``near`` weights the batches that look like these data when the
+    within-patient correlations are pooled. Raises InputError for shapes that do not fit, too few or bad numbers.
+    """
+    theta, mean, second = (np.asarray(a, np.float64) for a in (theta, mean, second))
+    _check_round(theta, mean, second, patients)
+    d = theta.shape[1]
+    centre, whiten = _standardise(theta)
+    u = (theta - centre) @ whiten.T
+    design = np.asarray(_features_numpy(u))
+    successes, trials = nested_counts(mean, second, patients)
+    fit = regress(design, successes, trials, quadratic_terms(d), adapt_penalty=adapt_penalty)
+    return Surface(
+        *(
+            jnp.asarray(a, jnp.float64)
+            for a in (
+                centre,
+                whiten,
+                np.sqrt((u**2).sum(1)).max(),
+                fit.coefficients,
+                fit.covariance,
+                _residual_correlation(fit.residuals),
+                pooled_correlations(mean, second, _weights(mean, near, patients)),
+                fit.dispersion,
+                fit.effective_terms,
+            )
+        )
+    )
+
+
+def nested_counts(mean: Floats, second: Floats, patients: float) -> tuple[Floats, Floats]:
+    """Successes and trials [K, 6 A] of the six proportions of each arm, from the moments of a batch."""
+    whole = np.ones(mean.shape[:2])
+    with_75 = second[..., WEEK_8, SEVENTY_FIVE]
+    m_any, m75 = mean[..., ANY], mean[..., SEVENTY_FIVE]
+    successes = np.stack([m_any, m75, with_75, mean[..., WEEK_8] - with_75, mean[..., DOUBLED], mean[..., RESCUE]], -1)
+    trials = np.stack([whole, m_any, m75, m_any - m75, whole, whole], -1)
+    # float32 averages may leave a difference of equal numbers just below 0
+    trials = np.maximum(trials, 0.0)
+    successes = np.clip(successes, 0.0, trials)
+    flat = (mean.shape[0], -1)
+    return patients * successes.reshape(flat), patients * trials.reshape(flat)
+
+
+def pooled_correlations(mean: Floats, second: Floats, weights: Floats) -> Floats:
+    """Within-patient correlations [A, 5, 5] of the events, covariances pooled over batches with weights [K, A].
+
+    An event that never varies is uncorrelated with the rest; eigenvalues are kept above 1e-6.
+    """
+    covariance = np.einsum("ka,kaij->aij", weights, second - mean[..., :, None] * mean[..., None, :])
+    sd = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0.0))
+    scale = np.where(sd > 1e-9, sd, np.inf)
+    rho = covariance / (scale[:, :, None] * scale[:, None, :])
+    rho[:, range(5), range(5)] = 1.0
+    values, vectors = np.linalg.eigh(rho)
+    rho = np.einsum("aij,aj,akj->aik", vectors, np.maximum(values, 1e-6), vectors)
+    size = np.sqrt(np.diagonal(rho, axis1=1, axis2=2))
+    return rho / (size[:, :, None] * size[:, None, :])
+
+
+def mean_logits(surface: Surface, theta: Array) -> Array:
+    """Logits [J] at one vector of coordinates [d]."""
+    return surface.coefficients @ features(surface.whiten @ (theta - surface.centre))
+
+
+def evaluate(surface: Surface, theta: Array) -> tuple[Array, Array]:
+    """Logits and their variances, both [..., J], at coordinates theta [..., d]."""
+    x = features((jnp.asarray(theta) - surface.centre) @ surface.whiten.T)
+    logits = x @ surface.coefficients.T
+    flat = x.reshape(-1, x.shape[-1])
+    variances = jax.lax.map(lambda c: ((flat @ c) * flat).sum(-1), surface.covariance)
+    return logits, jnp.moveaxis(variances, 0, -1).reshape(logits.shape)
+
+
+def covariance_at(surface: Surface, theta: Array) -> Array:
+    """Covariance [J, J] of the predicted logits at one theta [d]."""
+    sd = jnp.sqrt(evaluate(surface, theta)[1])
+    return surface.correlation * sd[:, None] * sd[None, :]
+
+
+def widened(key: Array, coordinates: Floats, n: int, factor: float = 1.25) -> Floats:
+    """n vectors [n, d] for the next round: posterior draws [draws, d], spread about their mean by ``factor``."""
+    draws, _ = coordinates.shape
+    chosen = np.asarray(jax.random.choice(key, draws, (n,), replace=n > draws))
+    centre = coordinates.mean(axis=0)
+    return centre + factor * (coordinates[chosen] - centre)
+
+
+class SurfaceError(NamedTuple):
+    """How far the surface is off at fresh points, beyond the Monte Carlo noise of those points."""
+
+    rms: float  # sampling sds of the trial's counts, over points and counts
+    rms_se: float  # its standard error over the points
+    by_count: Floats  # [A, 5] rms of each count
+    chi_square: float  # mean squared error of the logits over what the surface claims: 1 if it is honest
+
+
+def surface_error(surface: Surface, theta: Floats, mean: Floats, second: Floats, n: Floats) -> SurfaceError:
+    """Compare with fresh simulations at points theta [F, d], each simulated by R >= 2 independent groups of patients.
+
+    mean [R, F, A, 5] and second [R, F, A, 5, 5] are the moments of each group; ``n`` [A] the trial's arms. Products of
+    the errors against two different groups have no noise term, so no noise needs to be assumed and subtracted.
+    """
+    theta, mean, second = (np.asarray(a, np.float64) for a in (theta, mean, second))
+    if mean.ndim != 4 or mean.shape[0] < 2 or mean.shape[1] != len(theta):
+        raise InputError(f"fresh moments must be [groups >= 2, {len(theta)}, arms, 5], got {mean.shape}")
+    logits, variances = (np.asarray(a) for a in evaluate(surface, theta))
+    arms = surface.n_arms
+    predicted = np.asarray(probabilities(jnp.asarray(logits.reshape(-1, arms, 6))))
+    sd = np.sqrt(np.maximum(predicted * (1 - predicted), 1e-12) / np.asarray(n, np.float64)[:, None])
+    squared = _noise_free_square((predicted - mean) / sd)  # [F, A, 5]
+    by_point = squared.mean(axis=(1, 2))
+    rms = float(np.sqrt(max(by_point.mean(), 0.0)))
+    spread = float(by_point.std(ddof=1) / np.sqrt(len(by_point))) if len(by_point) > 1 else np.inf
+
+    p = 1.0 / (1.0 + np.exp(-logits))
+    y, w = (
+        a.reshape(mean.shape[0], len(theta), -1)
+        for a in nested_counts(mean.reshape(-1, *mean.shape[2:]), second.reshape(-1, *second.shape[2:]), 1.0)
+    )
+    # score residual over expected information is the error of the logit, to first order
+    information = np.maximum(w.mean(axis=0) * p * (1 - p), 1e-12)
+    ratio = _noise_free_square((w * p - y) / information) / variances
+    # proportions with next to no trials are all noise: weight by what a fresh patient tells about them
+    chi_square = float((ratio * information * variances).sum() / (information * variances).sum())
+    return SurfaceError(rms, spread / (2 * max(rms, 1e-12)), np.sqrt(np.maximum(squared.mean(axis=0), 0)), chi_square)
+
+
+def _noise_free_square(errors: Floats) -> Floats:
+    """Mean over pairs of different groups (first axis) of the product of their errors."""
+    groups = errors.shape[0]
+    return (errors.sum(axis=0) ** 2 - (errors**2).sum(axis=0)) / (groups * (groups - 1))
+
+
+def _features_numpy(u: Floats) -> Floats:
+    rows, columns = np.triu_indices(u.shape[1], 1)
+    return np.hstack([np.ones((len(u), 1)), u, (u**2 - 1) / np.sqrt(2.0), u[:, rows] * u[:, columns]])
+
+
+def _standardise(theta: Floats) -> tuple[Floats, Floats]:
+    """Centre and whitening matrix of the design; a little of the diagonal is kept, so near-copies do not explode."""
+    centre, sd = theta.mean(axis=0), theta.std(axis=0)
+    if (sd <= 1e-9).any():
+        raise InputError(f"coordinate {int(np.argmin(sd))} does not vary over the design: leave it out of the fit")
+    correlation = np.corrcoef(theta.T).reshape(len(sd), len(sd))
+    root = np.linalg.cholesky(0.999 * correlation + 0.001 * np.eye(len(sd)))
+    return centre, np.linalg.solve(root, np.diag(1 / sd))
+
+
+def _residual_correlation(residuals: Floats) -> Floats:
+    """Correlation [J, J] of the score residuals [K, J], a trace of identity added: positive definite."""
+    size = np.sqrt((residuals**2).sum(axis=0))
+    scaled = residuals / np.where(size > 0, size, 1.0)
+    return (scaled.T @ scaled) * (1 - 1e-6) + np.diag(1 - (scaled**2).sum(axis=0) * (1 - 1e-6))
+
+
+def _weights(mean: Floats, near: ArmData | None, patients: int) -> Floats:
+    """Weights [K, A] that add to 1: batches whose means are like the data weigh more, tempered to 50 effective."""
+    points, arms = mean.shape[:2]
+    flat = np.full((points, arms), 1.0 / points)
+    if near is None or points <= 50:
+        return flat
+    rate = (near.counts + 0.5) / (near.n[:, None] + 1.0)
+    variance = rate * (1 - rate) * (1.0 / near.n[:, None] + 1.0 / patients)
+    distance = ((mean - rate) ** 2 / variance).sum(axis=2)  # [K, A]
+    weights = flat
+    for arm in range(arms):
+        temperature = 1.0
+        while True:
+            w = np.exp(-0.5 * (distance[:, arm] - distance[:, arm].min()) / temperature)
+            w /= w.sum()
+            if 1.0 / (w**2).sum() >= 50:
+                break
+            temperature *= 1.5
+        weights[:, arm] = w
+    return weights
+
+
+def _check_round(theta: Any, mean: Any, second: Any, patients: int) -> None:
+    points, arms = theta.shape[0], mean.shape[1] if mean.ndim == 3 else 0
+    if theta.ndim != 2 or mean.shape != (points, arms, 5) or second.shape != (points, arms, 5, 5) or arms == 0:
+        raise InputError(
+            f"a round needs theta [K, d], mean [K, A, 5], second [K, A, 5, 5], got {theta.shape}, "
+            f"{mean.shape}, {second.shape}"
+        )
+    if points < 2 * theta.shape[1] + 2:
+        raise InputError(
+            f"{points} population vectors cannot carry a surface over {theta.shape[1]} coordinates; "
+            f"legal: at least {2 * theta.shape[1] + 2}"
+        )
+    if patients < 1:
+        raise InputError(f"patients = {patients} in a batch; legal: at least 1")
+    for name, array in (("theta", theta), ("mean", mean), ("second", second)):
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            raise InputError(f"{name}: population vector {bad[0][0]} holds a number that is not finite")
