@@ -67,8 +67,9 @@ def solve(
 ) -> Solution:
     """Integrates ``pkpd.model.rates`` (design 2.1 to 2.3) from the steady state before treatment.
 
-    p: float64 leaves, scalars (one patient) or [patients]. method: "stiff" or "explicit". start: another state to
-    begin from, leaves [patients]. ``atol`` is in units of each state's own scale (its resting value; the dose for drug). Trouble with a patient is told by ``status``.
+    p: float64 leaves, scalars (one patient) or [patients]; ``start`` has their shape. method: "stiff" or
+    "explicit". ``atol`` is in units of each state's own scale (its resting value; the dose for drug). Trouble with a
+    patient is told by ``status``.
     Raises InputError where float64 or diffrax is missing, or for an unknown method.
     """
     if method not in METHODS:
