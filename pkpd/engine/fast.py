@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pkpd import signalling, thrombopoiesis
@@ -25,6 +26,9 @@ STAGE_2 = (1 + GAMMA) / 2
 A_21 = (1 - GAMMA) / 2
 B_1 = -(6 * GAMMA**2 - 16 * GAMMA + 1) / 4
 B_2 = (6 * GAMMA**2 - 20 * GAMMA + 5) / 4
+# Weights of its value half-way: sum b = 1/2, sum b c = 1/8, sum b c^2 = 1/24, so exact for parabolic derivatives.
+NODES = np.array([GAMMA, STAGE_2, 1])
+MIDDLE = tuple(float(b) for b in np.linalg.solve([NODES**0, NODES, NODES**2], [1 / 2, 1 / 8, 1 / 24]))
 
 
 class Course(NamedTuple):
@@ -124,8 +128,9 @@ def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form, t
         )
         return tuple(a[0] for a in at), at[2][1]
     start = _pathway_drive(C[0], tpo[0], y.socs, p, form)
-    # SOCS is predicted with STAT5 held, then corrected with the STAT5 that follows from it
-    socs_m, socs_e = relaxation.relax(k.socs, y.socs, *(x.stat5 / x5_0,) * 3)
+    # SOCS is predicted with STAT5 on its way to the drive at the start, then corrected with the STAT5 of that SOCS
+    stat5_m, stat5_e = relaxation.relax(k.pathways[1], x.stat5, *(start.stat5,) * 3)
+    socs_m, socs_e = relaxation.relax(k.socs, y.socs, x.stat5 / x5_0, stat5_m / x5_0, stat5_e / x5_0)
     ahead = (_pathway_drive(C[i], tpo[i], s, p, form).stat5 for i, s in ((1, socs_m), (2, socs_e)))
     stat5_m, stat5_e = relaxation.relax(k.pathways[1], x.stat5, start.stat5, *ahead)
     socs_m, socs_e = once(relaxation.relax(k.socs, y.socs, x.stat5 / x5_0, stat5_m / x5_0, stat5_e / x5_0), true)
@@ -142,8 +147,11 @@ def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form, t
 
 def _platelets(
     P: Array, made: tuple[Array, Array, Array], h: Array, ksen: Array, v: Array, K: Array, true: Array
-) -> Array:
-    """P' = made(t) - ksen P - v P/(K + P) over ``h`` hours; each implicit stage is a quadratic in P."""
+) -> tuple[Array, Array]:
+    """P' = made(t) - ksen P - v P/(K + P) over ``h`` hours: P half-way and at the end.
+
+    Each implicit stage is a quadratic in P.
+    """
     q = GAMMA * h
     A = 1 + q * ksen
 
@@ -161,7 +169,33 @@ def _platelets(
     Y2 = once(stage(P + A_21 * f1 + q * at(STAGE_2)), true)
     f2 = (Y2 - P - A_21 * f1) / GAMMA
     Y3 = stage(P + B_1 * f1 + B_2 * f2 + q * made[2])
-    return jnp.maximum(Y3, 1e-3 * Y1)  # the first stage is positive whatever the step
+    f3 = (Y3 - P - B_1 * f1 - B_2 * f2) / GAMMA
+    lowest = 1e-3 * Y1  # the first stage is positive whatever the step
+    return jnp.maximum(P + MIDDLE[0] * f1 + MIDDLE[1] * f2 + MIDDLE[2] * f3, lowest), jnp.maximum(Y3, lowest)
+
+
+def _tpo_ahead(
+    cells: thrombopoiesis.Megakaryopoiesis, f: signalling.Factors, loss: Array, h: Array, v: Array, c: Course
+) -> tuple[Array, Array, Array]:
+    """TPO at start, middle and end of the step, its uptake taken linear in time towards what it will be at the end.
+
+    Platelets ahead are one linearly implicit Euler step, so that they stay bounded where they turn over within it.
+    """
+    p, t, K = c.parameters, c.baseline.turnover, c.parameters.immune_half_saturation_1e9_per_l
+    M0, M1, M2, M3, M4, P, T = cells
+    leaving = 1 / (K + P)
+    dP = f.maturation * t.ktr_per_h * M4 - (p.senescence_per_h + v * leaving) * P
+    P_end = jnp.maximum(P + h * dP / (1 + h * (p.senescence_per_h + v * K * leaving * leaving)), 0)
+    dM = t.production * f.proliferation + t.ktr_per_h * ((f.survival - 1) * M0 - M4)
+    M_end = jnp.maximum(M0 + M1 + M2 + M3 + M4 + h * dM, 0)
+    change = thrombopoiesis.tpo_loss(P_end, M_end, p) - loss
+    return T, _tpo(T, loss + change / 4, h / 2, p), _tpo(T, loss + change / 2, h, p)
+
+
+def _tpo(T: Array, mean_loss: Array, h: Array, p: Parameters) -> Array:
+    """T after ``h`` hours at a constant loss."""
+    level = 1 / mean_loss
+    return level + (T - level) * jnp.exp(-p.tpo_turnover_per_h * mean_loss * h)
 
 
 def step(k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array, form: Form) -> Carry:
@@ -179,10 +213,10 @@ def step(k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array
     C = (y.concentration_nM, C2, C4)
 
     M0, M1, M2, M3, M4, P, T = y.cells
+    v = t.immune_capacity * jnp.exp(immune_log_activity)
     loss = thrombopoiesis.tpo_loss(P, M0 + M1 + M2 + M3 + M4, p)
-    half = jnp.exp(-p.tpo_turnover_per_h * loss * k.hours / 2)
-    level = 1 / loss
-    tpo = once((T, level + (T - level) * half, level + (T - level) * half * half), true)
+    f_now = signalling.factors(y.pathways, c.baseline.pathways, c.baseline.gain, p)
+    tpo = once(_tpo_ahead(y.cells, f_now, loss, k.hours, v, c), true)
 
     x, socs = _pathways(k, y, C, tpo, c, form, true)
     f = once([signalling.factors(xi, c.baseline.pathways, c.baseline.gain, p) for xi in x], true)
@@ -195,13 +229,13 @@ def step(k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array
     m4 = relaxation.relax(k.transit, M4, M3, *m3)
     m0, m1, m2, m3, m4 = once((m0, m1, m2, m3, m4), true)
     made = tuple(ktr * fi.maturation * m for fi, m in zip(f, (M4, *m4), strict=True))
-    v = t.immune_capacity * jnp.exp(immune_log_activity)
-    P_end = once(_platelets(P, made, k.hours, p.senescence_per_h, v, p.immune_half_saturation_1e9_per_l, true), true)
+    K = p.immune_half_saturation_1e9_per_l
+    P_middle, P_end = once(_platelets(P, made, k.hours, p.senescence_per_h, v, K, true), true)
 
-    loss_end = thrombopoiesis.tpo_loss(P_end, m0[1] + m1[1] + m2[1] + m3[1] + m4[1], p)
-    mean_loss = (loss + loss_end) / 2
-    gone = jnp.exp(-p.tpo_turnover_per_h * mean_loss * k.hours)
-    T_end = T * gone + (1 - gone) / mean_loss
+    loss_middle, loss_end = (
+        thrombopoiesis.tpo_loss(Pi, m0[i] + m1[i] + m2[i] + m3[i] + m4[i], p) for i, Pi in ((0, P_middle), (1, P_end))
+    )
+    T_end = _tpo(T, (loss + 4 * loss_middle + loss_end) / 6, k.hours, p)
     return Carry(
         drug,
         C4,
