@@ -143,7 +143,9 @@ def assay(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="Data table (CSV), or config, scenario or case (TOML).")],
+    file: Annotated[
+        Path, typer.Argument(help="Data table (CSV), or config, scenario or case (TOML); or the name of a shipped one.")
+    ],
 ) -> None:
     """Validate a data table, config, scenario or case, and print what it holds."""
     from inference.commands.check import run

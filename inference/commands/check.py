@@ -9,9 +9,9 @@ from typing import Any
 from inference.config import Config, load, plan
 from inference.console import say, show_table
 from pkpd.case import load_case
-from pkpd.datatables import read_table
+from pkpd.datatables import data_folder, read_table, table_names
 from pkpd.errors import InputError
-from pkpd.scenario import load_scenario
+from pkpd.scenario import load_scenario, shipped
 from pkpd.scenario_text import describe
 from pkpd.tomlfile import read_toml
 
@@ -22,7 +22,11 @@ SCENARIO_KEYS = ("trial", "arms", "entry", "titration", "analysis", "rescue", "d
 
 
 def run(file: Path) -> None:
-    """Validates ``file`` and prints what it holds; InputError says what is wrong with it."""
+    """Validates ``file``, or what ships under that name, and prints what it holds; InputError says what is wrong."""
+    if str(file) in table_names() and not file.exists():
+        file = data_folder() / f"{file}.csv"
+    if str(file) in shipped() and not file.exists():
+        return _scenario(file)
     if file.suffix.lower() == ".csv":
         return _table(file)
     if file.suffix.lower() != ".toml" and not file.is_dir() and file.exists():

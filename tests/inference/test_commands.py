@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from inference.cli import main
+from pkpd.datatables import table_names
+from pkpd.scenario import shipped
 
 SCENARIO = """
 [trial]
@@ -97,6 +99,12 @@ def test_info_says_what_computes_and_where_files_are(capsys, root):
     said = capsys.readouterr().out
     for word in ("jax", "cpu", "float32", "xla", "reference", "hetrombopag", "phase3", "phase3_arms"):
         assert word in said
+
+
+@pytest.mark.parametrize("name", [*shipped(), *table_names()])
+def test_everything_that_ships_is_good(work, capsys, name):
+    assert main(["check", name]) == 0
+    assert "\nok: " in capsys.readouterr().out
 
 
 WRITES = ["simulate s.toml --out {}", "profile c.toml --out {}"]
