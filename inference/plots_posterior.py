@@ -112,7 +112,7 @@ def rounds(result: FitResult) -> Figure:
             ax.set_ylim(0, 1.25 * np.nanmax(values) if np.isfinite(values).any() else 1)
             ax.set_title(title)
             if not np.isfinite(values).any():
-                ax.annotate("not computed", (0.5, 0.5), xycoords="axes fraction", ha="center")
+                ax.annotate("not measured", (0.5, 0.5), xycoords="axes fraction", ha="center")
         bottom = np.zeros(len(kept))
         for (key, name), shade in zip(stages.items(), labels.dose_colours([1, 2, 3]), strict=True):
             seconds = np.array([row.get(key, 0.0) for row in kept], float)

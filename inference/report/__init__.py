@@ -75,7 +75,7 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
         posterior = {
             "pairs": numbers.strongest_pairs(list(result.posterior), matrix),
             "directions": numbers.directions(result),
-            "criteria": numbers.criteria(result, summary),
+            "criteria": numbers.criteria(result),
         }
     scenario = None if missing else plan.scenario
     rules = {} if scenario is None else {name: titration.as_text(t.rule()) for name, t in scenario.titration.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from inference import arviz, labels
+from inference import labels
+from inference.diagnostics import CRITERIA
 from inference.plots import COUNTS
 from inference.store import log_scale
 
@@ -23,6 +25,22 @@ ALPHA = 0.05
 LIMITS = (ALPHA / 2, 1 - ALPHA / 2)
 STRONG = 0.3  # correlations below are not listed
 LITTLE = 0.1  # contraction below: the data say next to nothing
+SIDES = {"<": ("below", operator.lt), "<=": ("at most", operator.le), ">=": ("at least", operator.ge)}
+MEANINGS = {
+    "rhat_max": "do chains that started apart agree",
+    "ess_bulk_min": "how precisely means are known as numbers",
+    "ess_tail_min": "the same for the 5% and 95% quantiles",
+    "mcse_max_in_sd": "the same in units of the posterior sd",
+    "divergent_share": "iterations at which NUTS lost its way",
+    "bfmi_min": "does NUTS reach all energies",
+    "outside_share": "draws beyond the simulated population vectors",
+    "solver_failures": "of all patients simulated",
+    "surface_error_rms": "rms at fresh posterior points, beyond their noise",
+    "runs_difference": "two runs that share no random number",
+    "khat": "can direct simulation correct the surface",
+    "correction_ess": "what the weights of the correction leave",
+    "correction_shift_in_sd": "what the correction changes",
+}
 HALVED = 0.25  # variance left where the sd is halved
 
 
@@ -122,48 +140,18 @@ def parameters(summary: pd.DataFrame) -> list[dict[str, Any]]:
     return [r | {"symbol": labels.symbol(r["parameter"]), "meaning": labels.meaning(r["parameter"])} for r in rows]
 
 
-def criteria(result: FitResult, summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """What a final result must meet, with what was found; ``met`` is None where it was not computed."""
-    figures, stats = result.diagnostics, result.sample_stats
-    energy = stats.get("energy")
-    found: list[tuple[str, str, Any, str, Any]] = [
-        ("largest R-hat", "below 1.01", summary["rhat"].max(), "chains agree", lambda x: x < 1.01),
-        ("smallest bulk ESS", "at least 2,000", summary["ess_bulk"].min(), "effective draws of the means",
-         lambda x: x >= 2000),
-        ("smallest tail ESS", "at least 400", summary["ess_tail"].min(), "effective draws of the 5% and 95% quantiles",
-         lambda x: x >= 400),
-        ("largest Monte Carlo error of a mean", "at most 0.025 sd", _mcse(result), "in posterior sds",
-         lambda x: x <= 0.025),
-        ("divergences", "none", int(np.sum(stats["diverging"])) if "diverging" in stats else None,
-         "iterations at which NUTS lost its way", lambda x: x == 0),
-        ("smallest BFMI", "at least 0.3", None if energy is None else arviz.bfmi(energy),
-         "does NUTS reach all energies", lambda x: x >= 0.3),
-    ]  # fmt: skip
-    known: tuple[tuple[str, str, str, str, Any], ...] = (
-        ("surface_error_rms", "error of the surface", "at most 0.1", "rms at fresh posterior points, in sampling sds",
-         lambda x: x <= 0.1),
-        ("surface_chi_square", "squared error of the surface over its claim", "about 1",
-         "above 1: the surface is surer than it should be", lambda x: x <= 2),
-        ("khat", "Pareto k-hat of the correction", "below 0.7", "can direct simulation correct the surface",
-         lambda x: x < 0.7),
-        ("correction_ess", "effective draws of the correction", "at least 400", "after weighting", lambda x: x >= 400),
-        ("correction_shift_in_sd", "largest shift of a mean by the correction", "at most 0.15 sd", "in posterior sds",
-         lambda x: x <= 0.15),
-        ("runs_difference_in_sd", "largest difference of a mean to a second run", "at most 0.1 sd and its error",
-         "two runs that share no random number", lambda x: x <= 0.175),
-        ("solver_failures", "patients the solver lost", "none", "of all patients simulated", lambda x: x == 0),
-    )  # fmt: skip
-    found += [(label, need, figures.get(key), meaning, met) for key, label, need, meaning, met in known]
-    return [
-        {"label": label, "need": need, "value": value if _number(value) else None, "meaning": meaning,
-         "met": bool(met(value)) if _number(value) else None}
-        for label, need, value, meaning, met in found
-    ]  # fmt: skip
-
-
-def _mcse(result: FitResult) -> float:
-    error = arviz.convergence(result.posterior).mcse_mean
-    return float(np.max(error / np.array([np.std(v) for v in result.posterior.values()])))
+def criteria(result: FitResult) -> list[dict[str, Any]]:
+    """What a final result must meet, with what was found; ``met`` is None where it was not measured."""
+    rows = []
+    for c in CRITERIA:
+        value = result.diagnostics.get(c.name)
+        word, holds = SIDES[c.side]
+        found = value if _number(value) else None
+        need = "none" if c.limit == 0 else f"{word} {c.limit:,g}"
+        met = None if found is None else bool(holds(found, c.limit))
+        rows.append({"name": c.name, "label": c.label.rstrip(","), "need": need, "value": found, "met": met,
+                     "meaning": MEANINGS.get(c.name, "")})  # fmt: skip
+    return rows
 
 
 def _number(value: Any) -> bool:

@@ -57,11 +57,13 @@ def result(*, prior_only: bool = False, leave_out: tuple[str, ...] = (), draws: 
             {"round": 2, "vectors": 6144, "patients": 128, "seconds_simulation": 22.1, "seconds_regression": 2.4,
              "seconds_nuts": 36.5, "surface_error_rms": 0.12, "shift_of_means_in_sd": 0.31},
         ],
-        diagnostics={"rhat_max": 1.004, "ess_bulk_min": 1834.0, "ess_tail_min": 1320.0, "divergences": 1,
-                     "surface_error_rms": 0.12, "surface_error_rms_se": 0.02, "khat": None,
-                     "patients_simulated": 3538944},
+        diagnostics={"prior_only": True} if prior_only else {
+            "prior_only": False, "rhat_max": 1.004, "ess_bulk_min": 1834.0, "ess_tail_min": 1320.0,
+            "mcse_max_in_sd": 0.019, "divergences": 1, "divergent_share": 0.00025, "bfmi_min": 0.9,
+            "outside_share": 0.0,
+            "surface_error_rms": 0.12, "surface_error_rms_se": 0.02, "surface_chi_square": 1.1, "khat": None},
         verdict="preliminary",
-        reasons=[] if prior_only else ["bulk ESS 1834 is below 2000"],
+        reasons=[] if prior_only else ["bulk ESS is 1,834, not >= 2,000", "k-hat of the correction was not measured"],
         seconds={"simulation": 33.3, "regression": 3.8, "NUTS": 67.5, "posterior predictive": 9.0},
         fixed=[{"name": e.name, "value": e.value, "unit": e.unit, "source": e.source, "status": e.status}
                for e in entries],
