@@ -101,7 +101,8 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
         trials = (
             predictive.trials(p, values, POSTERIOR, progress, "posterior predictive trials") if fitted else prior_trials
         )
-    figures = diagnostics.figures(fitted, error, prior_only=config.prior_only)
+    lost = {} if fitted is None else {"solver_failures": 0}  # moments stops at the first
+    figures = diagnostics.figures(fitted, error, prior_only=config.prior_only, **lost)
     verdict, reasons = diagnostics.verdict(figures)
     result = predictive.result(p, fitted, prior_values, prior_trials, trials, figures, verdict, reasons, seconds)
     store.save(result, folder)

@@ -21,11 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, lapack
 from scipy.special import expit, logit
-
-try:
-    from threadpoolctl import threadpool_limits
-except ImportError:  # then BLAS uses its own threads: slower, and much slower on a machine that is busy
-    threadpool_limits = None
+from threadpoolctl import threadpool_limits
 
 Array = NDArray[np.float64]
 

@@ -65,7 +65,7 @@ def solve(
     atol: float = ATOL,
     start: State | None = None,
 ) -> Solution:
-    """Integrates ``pkpd.model.rates`` (design 2.1 to 2.3) from the steady state before treatment.
+    """Integrates ``pkpd.model.rates`` (design 2.1 to 2.3) from ``start``, or the steady state before treatment.
 
     p: float64 leaves, scalars (one patient) or [patients]; ``start`` has their shape. method: "stiff" or
     "explicit". ``atol`` is in units of each state's own scale (its resting value; the dose for drug). Trouble with a
