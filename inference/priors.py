@@ -20,8 +20,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from jax.nn import log_sigmoid, log_softmax
-from jax.scipy.special import betaln, gammaln
-from scipy.special import digamma, polygamma
+from scipy.special import betaincinv, betaln, digamma, gammaincinv, gammaln, ndtr, polygamma
 
 from pkpd.errors import InputError, nearest
 from pkpd.parameters import Library, with_overrides
@@ -105,17 +104,29 @@ def _unconstrain(e: Element, values: Sequence[Array]) -> list[Array]:
     return [jnp.log(values[0])]
 
 
+def _from_normals(e: Element, z: np.ndarray) -> list[np.ndarray]:
+    """Draws by quantiles from standard normals [n, names]: no generator of its own for each law."""
+    if isinstance(e, Lognormal):
+        return [e.centre * np.exp(e.log_sd * z[:, 0])]
+    if isinstance(e, HalfNormal):
+        return [e.scale * np.abs(z[:, 0])]
+    if isinstance(e, Beta):
+        return [betaincinv(e.alpha, e.beta, ndtr(z[:, 0]))]
+    gammas = gammaincinv(np.asarray(e.alphas), ndtr(z))
+    return list((gammas / gammas.sum(axis=1, keepdims=True)).T)
+
+
 def _log_density(e: Element, u: Array) -> Array:
     """Log density of the coordinates u [..., k], Jacobian included."""
     if isinstance(e, Lognormal):
         return -0.5 * (((u[..., 0] - math.log(e.centre)) / e.log_sd) ** 2 + LOG_2_PI) - math.log(e.log_sd)
     if isinstance(e, Beta):
-        return e.alpha * log_sigmoid(u[..., 0]) + e.beta * log_sigmoid(-u[..., 0]) - betaln(e.alpha, e.beta)
+        return e.alpha * log_sigmoid(u[..., 0]) + e.beta * log_sigmoid(-u[..., 0]) - float(betaln(e.alpha, e.beta))
     if isinstance(e, HalfNormal):
         x = jnp.exp(u[..., 0]) / e.scale
         return 0.5 * (math.log(4.0) - LOG_2_PI) - 0.5 * x**2 + u[..., 0] - math.log(e.scale)
-    alphas = jnp.asarray(e.alphas)
-    constant = gammaln(alphas.sum()) - gammaln(alphas).sum()
+    alphas = np.asarray(e.alphas)
+    constant = float(gammaln(alphas.sum()) - gammaln(alphas).sum())
     return constant + (alphas * log_softmax(_with_reference(u), axis=-1)).sum(-1)
 
 
@@ -163,16 +174,8 @@ class JointPrior:
         drawn: dict[str, np.ndarray] = {}
         for e in self.elements:
             own = jax.random.fold_in(key, zlib.crc32(_names(e)[0].encode()))
-            if isinstance(e, Dirichlet):
-                alphas = jnp.asarray(e.alphas, jnp.float32)
-                shares = np.asarray(jax.random.dirichlet(own, alphas, (n,), jnp.float32), np.float64)
-                shares /= shares.sum(axis=1, keepdims=True)
-                drawn |= {name: shares[:, i] for i, name in enumerate(e.names)}
-            elif isinstance(e, Beta):
-                drawn[e.name] = np.asarray(jax.random.beta(own, e.alpha, e.beta, (n,), jnp.float32), np.float64)
-            else:
-                z = np.asarray(jax.random.normal(own, (n,), jnp.float32), np.float64)
-                drawn[e.name] = np.abs(z) * e.scale if isinstance(e, HalfNormal) else e.centre * np.exp(e.log_sd * z)
+            z = np.asarray(jax.random.normal(own, (n, len(_names(e))), jnp.float32), np.float64)
+            drawn |= dict(zip(_names(e), _from_normals(e, z), strict=True))
         return drawn
 
     def unconstrained(self, values: Mapping[str, Any]) -> Array:
@@ -233,9 +236,9 @@ def joint_prior(
 
     ``overrides`` maps a parameter, or a group such as ``stimulation_shares``, to any of: ``free`` (true or false),
     ``centre`` (of a lognormal) and the numbers of its distribution; giving a parameter without a prior a ``log_sd``
-    makes it lognormal and free. ``tuned_log_sd_factor`` multiplies the log-sds of free parameters whose centre is an
-    assumption (tuned to the trial) rather than published or derived. ``studies`` is the number of studies fitted.
-    Raises InputError for an unknown name or key, a number out of range, or a prior that makes no sense.
+    makes it lognormal and free. ``tuned_log_sd_factor`` multiplies the log-sds of free parameters whose centre and
+    log-sd are both assumptions (tuned to the trial) rather than published or derived. ``studies`` is the number of
+    studies fitted. Raises InputError for an unknown name or key, a number out of range, or a prior that makes no sense.
     """
     overrides = dict(overrides or {})
     library = _with_centres(library, overrides, where)
@@ -309,7 +312,7 @@ def _element(library: Library, name: str, table: Mapping[str, Any], factor: floa
     centre = library.value(name)
     if centre <= 0:
         raise InputError(f"{where}: value {centre:g} cannot be the centre of a lognormal prior; legal: above 0")
-    assumed = library.entry(name).status == "assumed" and "log_sd" not in table
+    assumed = prior is not None and prior.status == library.entry(name).status == "assumed" and "log_sd" not in table
     return Lognormal(name, centre, numbers["log_sd"] * (factor if assumed else 1.0))
 
 
