@@ -62,12 +62,17 @@ def _run_one(config: Config, where: str, out: Path, *, resume: bool, force: bool
     from inference import population, report
 
     text = config.to_toml()
-    with bars() as progress, output.run_directory(out, force=force, resume=resume) as folder:
-        _check_same_config(folder / CONFIG_FILE, text, out)
-        output.write_text(folder / CONFIG_FILE, text)
-        diagnostics = population.fit(config, folder, progress)
-        write_manifest(folder, "fit", config.seed, {"config": text})
-        report.build(folder)
+    try:
+        with bars() as progress, output.run_directory(out, force=force, resume=resume) as folder:
+            _check_same_config(folder / CONFIG_FILE, text, out)
+            output.write_text(folder / CONFIG_FILE, text)
+            diagnostics = population.fit(config, folder, progress)
+            write_manifest(folder, "fit", config.seed, {"config": text})
+            report.build(folder)
+    except KeyboardInterrupt:
+        if output.has_checkpoint(output.staging_of(out)):
+            print(f"pkpd: what was simulated for {out} is kept; --resume continues from there", file=sys.stderr)
+        raise
     say(f"{diagnostics['verdict']}: {'; '.join(diagnostics['reasons']) or 'every criterion is met'}")
     say(f"report: {out / 'report.html'}")
     return int(diagnostics["verdict"] == "failed")
