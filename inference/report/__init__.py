@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,7 @@ def render(result: FitResult, config: Config) -> str:
 def context(result: FitResult, config: Config) -> dict[str, Any]:
     """Everything the templates read."""
     from inference import curves, labels, manifest, store
-    from inference.report import numbers
-    from inference.report.figures import pictures
+    from inference.report import figures, numbers
     from pkpd import titration
     from pkpd.model import Form
     from pkpd.parameters import load_library
@@ -61,14 +61,22 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
     plan, missing = _plan(config)
     draws = curves.thinned(result.posterior or result.prior)
     form = Form(signalling=config.signalling, hill_is_one=plan.library.value("dimer_hill") == 1)
-    courses = curves.typical_courses(plan.library, draws, tuple(map(float, result.levels_mg)), form)
     published, half_life = _published_pharmacokinetics()
-    single = None
-    if config.drug == "hetrombopag":
-        healthy = load_library(config.drug, "healthy", config.parameters)
-        single = curves.single_doses(healthy, draws, form=form)
     summary = store.summary(result)
     rows = numbers.predictions(result)
+
+    def typical() -> tuple[Any, Any]:
+        courses = curves.typical_courses(plan.library, draws, tuple(map(float, result.levels_mg)), form)
+        if config.drug != "hetrombopag":  # the published single doses are those of hetrombopag
+            return courses, None
+        healthy = load_library(config.drug, "healthy", config.parameters)
+        return courses, curves.single_doses(healthy, draws, form=form)
+
+    with ThreadPoolExecutor(1) as aside:  # the engine compiles while figures are drawn
+        awaited = aside.submit(typical)
+        drawn = figures.of_result(result, summary)
+        courses, single = awaited.result()
+    drawn |= figures.of_typical(courses, single, half_life)
     posterior: dict[str, Any] = {}
     if not result.prior_only:
         matrix = numbers.correlation(result)
@@ -104,7 +112,7 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
         "fixed": result.fixed,
         "laws": laws,
         "statuses": numbers.statuses(result.fixed),
-        "figures": pictures(result, summary, courses, single, half_life),
+        "figures": figures.pictures(drawn),
         "labels": labels,
         "seconds": sum(result.seconds.values()),
         "library_changed": result.manifest.get("sha256", {}).get("library", manifest.library_hash())
