@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -210,6 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def entry() -> NoReturn:
     """What the installed script and ``python -m inference`` call: ``main`` with the signals of a program."""
     signal.signal(signal.SIGTERM, _terminate)
+    # XLA logs an error for every kept program it loads, over features of the processor that are none (JAX 0.10.0).
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # What the diagnostics say of chains that did not move is in their verdict, not in a warning of NumPy's.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"arviz_stats\.")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name that is not text must not stop a message
