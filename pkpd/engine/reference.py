@@ -26,6 +26,7 @@ from pkpd.parameters import Parameters
 RTOL = 1e-9
 ATOL = 1e-14  # in units of each state's own scale, so that small doses keep their relative precision
 MAX_STEPS = 100_000  # per segment
+SHORTEST_STEP_H = 1e-11  # a patient who needs less is in trouble, and must not hold up the others
 NEWTON_RTOL, NEWTON_ATOL = 1e-7, 1e-10  # Newton's last step squares these
 METHODS = ("stiff", "explicit")
 FORM = Form()
@@ -125,7 +126,7 @@ def _method(name: str, rtol: float, atol: float) -> tuple[Any, Any]:
         import optimistix
     except ImportError:
         raise InputError("the reference solver needs diffrax: type pip install diffrax") from None
-    controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest)
+    controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest, dtmin=SHORTEST_STEP_H, force_dtmin=False)
     if name == "explicit":
         return diffrax.Dopri8(), controller
     # diffrax's default, a chord method, fails to converge on every other step of this model
