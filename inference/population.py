@@ -30,6 +30,7 @@ from pkpd.planned import PlannedArm, planned_arms
 
 # Which random streams a part of the fit uses: nothing shares a key.
 ROUNDS, CHECK, POSTERIOR, PRIOR = range(4)
+PRIOR_DRAWS = 4000  # kept in the run, for the sds that contraction is measured against
 CHECK_POINTS, CHECK_GROUPS, CHECK_PATIENTS = 50, 2, 1024
 
 
@@ -85,9 +86,10 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
     p = plan(config)
     seconds: dict[str, float] = {}
     key = jax.random.key(config.seed)
-    prior_values = p.prior.draws(jax.random.fold_in(key, 1), config.predictive.draws)
+    prior_values = p.prior.draws(jax.random.fold_in(key, 1), max(PRIOR_DRAWS, config.predictive.draws))
+    some = {name: v[: config.predictive.draws] for name, v in prior_values.items()}
     with timed(seconds, "prior predictive"):
-        prior_trials = predictive.trials(p, prior_values, PRIOR, progress, "prior predictive trials")
+        prior_trials = predictive.trials(p, some, PRIOR, progress, "prior predictive trials")
     fitted, error = None, None
     if not config.prior_only:
         fitted = rounds(p, key, folder / "checkpoint", progress, seconds)
@@ -96,7 +98,7 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
         chosen = spread(fitted.coordinates, config.predictive.draws)
         values = {n: np.asarray(v) for n, v in p.prior.constrained(chosen).items()}
     else:
-        values = prior_values
+        values = some
     with timed(seconds, "posterior predictive"):
         trials = (
             predictive.trials(p, values, POSTERIOR, progress, "posterior predictive trials") if fitted else prior_trials
