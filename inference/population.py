@@ -95,6 +95,7 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
         fitted = rounds(p, key, folder / "checkpoint", progress, seconds)
         with timed(seconds, "surface check"):
             error = check_surface(p, fitted, jax.random.fold_in(key, 2), progress)
+        fitted.rounds[-1]["surface_error_rms"] = error.rms
         chosen = spread(fitted.coordinates, config.predictive.draws)
         values = {n: np.asarray(v) for n, v in p.prior.constrained(chosen).items()}
     else:
