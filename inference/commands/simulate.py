@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from inference import output
-from inference.commands.report import check_run
 from inference.console import say
 from inference.progress import bars
 from inference.startup import start_jax
+from inference.store import check_run
 
 
 def run(scenario: str, *, posterior: Path | None, out: Path | None, seed: int, engine: str, force: bool) -> None:

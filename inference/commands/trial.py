@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from inference import output
-from inference.commands.report import check_run
 from inference.console import say, show_table
 from inference.manifest import write_manifest
 from inference.progress import bars
 from inference.startup import start_jax
+from inference.store import check_run
 
 DIGITS = "%.10g"
 
