@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from inference.arm_model import fit_arms
 from inference.arms import ArmData
 from inference.config import Config
 from inference.config import plan as resolve
+from inference.manifest import code_hash
 from inference.priors import JointPrior
 from inference.progress import Progress
 from inference.surface import Surface, SurfaceError, fit_surface, surface_error, widened
@@ -114,15 +116,20 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
 
 def rounds(p: Plan, key: jax.Array, checkpoint: Path, progress: Progress, seconds: dict[str, float]) -> Fit:
     """Rounds of simulation, regression and NUTS; the first draws its vectors from the prior."""
-    config, kept = p.config, []
-    coordinates, before = None, None
+    config = p.config
+    begun = resume(checkpoint)
+    theta, kept, before = begun if begun is not None else (None, [], None)
+    coordinates = None
     for r, size in enumerate(config.rounds):
+        if r < len(kept):
+            continue
         row: dict[str, Any] = {"round": r + 1, "vectors": size.vectors, "patients": size.patients}
         own = jax.random.fold_in(key, 100 + r)
-        if coordinates is None:
+        if theta is None and coordinates is None:
             theta = np.asarray(p.prior.unconstrained(p.prior.draws(own, size.vectors)), np.float64)
-        else:
+        elif theta is None:
             theta = widened(own, coordinates, size.vectors, config.widening)
+        remember(checkpoint, r, theta, kept, before)
         values = {n: np.asarray(v) for n, v in p.prior.constrained(theta).items()}
         with timed(row, "seconds_simulation"):
             mean, second = moments(
@@ -147,15 +154,36 @@ def rounds(p: Plan, key: jax.Array, checkpoint: Path, progress: Progress, second
         samples = {n: result.samples[n] for n in p.prior.names}
         coordinates = np.asarray(p.prior.unconstrained(samples), np.float64).reshape(-1, p.prior.dimension)
         if before is not None:
-            row["shift_of_means_in_sd"] = float(
-                np.max(np.abs(coordinates.mean(0) - before.mean(0)) / coordinates.std(0))
-            )
-        before = coordinates
+            row["shift_of_means_in_sd"] = float(np.max(np.abs(coordinates.mean(0) - before) / coordinates.std(0)))
+        before, theta = coordinates.mean(0), None
         kept.append(row)
         for stage_name in ("simulation", "regression", "nuts"):
             name = {"nuts": "NUTS"}.get(stage_name, stage_name)
             seconds[name] = seconds.get(name, 0.0) + row[f"seconds_{stage_name}"]
     return Fit(samples, result.sample_stats, result.samples["logits"], coordinates, surface, kept)
+
+
+def remember(
+    checkpoint: Path, r: int, theta: np.ndarray, kept: list[dict[str, Any]], before: np.ndarray | None
+) -> None:
+    """Keep the vectors of a round and the rows of those before it, with the version of the code that made them."""
+    checkpoint.mkdir(exist_ok=True)
+    means = np.full(theta.shape[1], np.nan) if before is None else before
+    temporary = checkpoint / "round.part.npz"
+    np.savez(temporary, theta=theta, means=means, kept=json.dumps(kept), code=code_hash(), round=r)
+    temporary.replace(checkpoint / "round.npz")
+
+
+def resume(checkpoint: Path) -> tuple[np.ndarray, list[dict[str, Any]], np.ndarray | None] | None:
+    """Vectors of the round that was interrupted, rows and means of those before it; None where nothing was begun."""
+    file = checkpoint / "round.npz"
+    if not file.exists():
+        return None
+    with np.load(file) as saved:
+        if str(saved["code"]) != code_hash():
+            raise InputError(f"{checkpoint.parent}: begun by another version of the code; drop it with --force")
+        means = saved["means"]
+        return saved["theta"], json.loads(str(saved["kept"])), None if np.isnan(means).any() else means
 
 
 def moments(
@@ -210,7 +238,6 @@ def moments(
             raise InputError(f"{int(failed.sum())} of {n} patients of arm '{a.name}' left the range of the solver")
         mean, second = (x.reshape(K, -1, *x.shape[1:]).mean(1) for x in (mean, second))
         if file is not None:
-            file.parent.mkdir(exist_ok=True)
             np.savez(file.with_suffix(".part.npz"), mean=mean, second=second)
             file.with_suffix(".part.npz").replace(file)
         means.append(mean)

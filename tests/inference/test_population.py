@@ -1,0 +1,88 @@
+"""The fit itself, small: four free parameters, few patients. Reproducible, resumable, honest about its verdict."""
+
+import numpy as np
+import pytest
+
+from inference import population, store
+from inference.config import load
+from inference.progress import silent
+from pkpd.errors import InputError
+
+FREE = ("receptor_ec50_nM", "production_1e9_per_l_per_h", "residual_log_sd", "rescue_max_probability_per_week")
+SMALL = [
+    "rounds=[{vectors=96,patients=64},{vectors=64,patients=96}]",
+    "sampler={chains=2,warmup=100,draws=100}",
+    "predictive={draws=20,patients=64}",
+]
+
+
+@pytest.fixture(scope="module")
+def config():
+    everything = population.plan(load()).prior.names
+    fixed = [name for name in everything if name not in FREE]
+    return load(None, [*SMALL, "fix=[" + ", ".join(f'"{name}"' for name in fixed) + "]"])
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    figures = population.fit(config, folder, silent)
+    return folder, figures, store.FitResult(*_saved(folder))
+
+
+def _saved(folder):
+    (folder / "manifest.json").write_text("{}")
+    return store.load(folder)
+
+
+def test_a_small_fit_says_that_it_is_not_final(whole):
+    _, figures, result = whole
+    assert figures["verdict"] != "final" and figures["reasons"]
+    assert set(result.posterior) == set(FREE)
+    assert result.posterior["receptor_ec50_nM"].shape == (2, 100)
+    assert len(result.rounds) == 2 and result.rounds[1]["vectors"] == 64
+    assert result.posterior_predictive.shape == (20, 3, 5) and result.prior_predictive.shape == (20, 3, 5)
+
+
+def test_the_data_narrow_what_they_speak_of(whole):
+    _, _, result = whole
+    for name in ("production_1e9_per_l_per_h", "rescue_max_probability_per_week"):
+        assert np.log(result.posterior[name]).std() < 0.7 * np.log(result.prior[name]).std()
+
+
+def test_an_interrupted_fit_goes_on_where_it_was_to_the_same_posterior(config, whole, tmp_path):
+    stop_in = "round 2: simulation"
+
+    def interrupt(stage, done, total):
+        if stage == stop_in and done >= total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        population.fit(config, tmp_path, interrupt)
+    assert len(list((tmp_path / "checkpoint").glob("part-*.npz"))) >= 3
+    stages = []
+    population.fit(config, tmp_path, lambda stage, done, total: stages.append(stage))
+    assert "round 1: simulation" not in stages
+    resumed = store.FitResult(*_saved(tmp_path))
+    for name in FREE:
+        assert np.array_equal(resumed.posterior[name], whole[2].posterior[name])
+    assert np.array_equal(resumed.posterior_predictive, whole[2].posterior_predictive)
+
+
+def test_an_arm_left_out_is_predicted_but_not_fitted(config, tmp_path):
+    without = config.model_copy(update={"data": config.data.model_copy(update={"leave_out": ("placebo",)})})
+    p = population.plan(without)
+    assert p.fitted.arms == ("start 2.5 mg", "start 5 mg") and len(p.arms) == 3
+
+
+def test_an_unknown_arm_is_refused():
+    with pytest.raises(InputError, match="unknown arm 'plcebo'; did you mean 'placebo'"):
+        population.plan(load(None, ['data.leave_out=["plcebo"]']))
+
+
+def test_prior_only_fits_nothing(config, tmp_path):
+    figures = population.fit(config.model_copy(update={"prior_only": True}), tmp_path, silent)
+    result = store.FitResult(*_saved(tmp_path))
+    assert figures["verdict"] == "preliminary" and result.prior_only and not any(result.fitted)
+    spread = np.quantile(result.prior_predictive[:, 0, 0], [0.025, 0.975])
+    assert spread[1] - spread[0] > 30
