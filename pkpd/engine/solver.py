@@ -68,19 +68,20 @@ def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver
 
 def _reference(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
     """The peak is the highest concentration at the ends of the fast engine's steps; the AUC is exact."""
-    hours, ka, ka_none, arrival = grid.day(p, steps)
+    *by_step, arrival = grid.day(p, steps)
+    hours, ka, ka_none = (x if x.ndim == 2 else x[:, None] for x in by_step)  # [steps, patients or 1]
     zero = jnp.zeros_like(at_rest.platelets_1e9_per_l)
     by_patient = zero.shape
 
     def advance(y: tuple, first: Array, day: Array, dose_nmol: Array, omega: Array) -> tuple:
-        rate = jnp.where(dose_nmol > 0, ka.reshape(-1, 1), ka_none.reshape(-1, 1))
+        rate = jnp.where(dose_nmol > 0, ka, ka_none)
         amount = arrival[:, None] * dose_nmol
 
         def one_day(d: Array, y: tuple) -> tuple:
             s, auc, cmax = y
             week = jnp.broadcast_to(_week(omega, d), (len(hours), *by_patient))
             stretches = reference.Segments(
-                jnp.broadcast_to(hours.reshape(-1, 1), week.shape), jnp.broadcast_to(rate, week.shape), amount, week
+                jnp.broadcast_to(hours, week.shape), jnp.broadcast_to(rate, week.shape), amount, week
             )
             found = reference.solve(p, stretches, form, method="explicit", start=s)
             C = free_concentration_nM(found.states, p)
