@@ -24,7 +24,7 @@ COLUMNS = ("time_h", *State._fields, "free_concentration_nM")
 TICKS_AN_HOUR = 2**33  # times are equal, hence one boundary, if they round to the same 1.2e-10 h
 FORM = Form(hill_is_one=False)
 DAY_GRID = grid.Grid(16, 44)  # one patient costs next to nothing, so four times the steps of a cohort
-BLOCK = 512  # steps are padded to a multiple of this, so that most cases share one compiled program
+BLOCKS = {"fast": 512, "reference": 64}  # steps are padded to a multiple, so that most cases share one program
 
 
 class Schedule(NamedTuple):
@@ -60,10 +60,9 @@ def run_case(
     case = case if isinstance(case, Case) else load_case(case)
     p = case.patient(jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32)
     times, doses = np.asarray(case.times_h), case.dose_by_day_mg()
-    if solver == "fast":
-        course = _fast(p, plan := schedule(times, doses, p, steps), form)
-    else:
-        course = _reference(p, plan := schedule(times, doses, p, None), form)
+    plan = schedule(times, doses, p, steps if solver == "fast" else None)
+    solve = _fast_course if solver == "fast" else _reference_course
+    course = solve(p, *(jnp.asarray(column, p.clearance_l_per_h.dtype) for column in _columns(plan, solver)), form)
     values = np.stack([np.asarray(column)[plan.output] for column in course], axis=1)
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
@@ -116,15 +115,16 @@ def _day_boundaries(n_days: int, lag: float, switch: float, steps: grid.Grid) ->
     return _ticks(grid.HOURS_A_DAY * np.arange(n_days)[:, None] + day).ravel()
 
 
-def _fast(p: Parameters, plan: Schedule, form: Form) -> tuple[Array, ...]:
-    """States and concentration at every boundary, [steps + 1] or more each."""
-    dtype = p.clearance_l_per_h.dtype
-    padding = (0, -len(plan.hours) % BLOCK)  # steps of no length after the last output
-    return _fast_course(p, *(jnp.asarray(np.pad(column, padding), dtype) for column in plan[:3]), form)
+def _columns(plan: Schedule, solver: str) -> tuple[np.ndarray, ...]:
+    """hours, ka_per_h and dose_mg, padded with steps of no length after the last output."""
+    n, block = len(plan.hours), BLOCKS[solver]
+    padding = (0, max(1, -(-n // block)) * block - n)
+    return tuple(np.pad(column, padding) for column in plan[:3])
 
 
 @partial(jax.jit, static_argnames="form")
 def _fast_course(p: Parameters, hours: Array, ka_per_h: Array, dose_mg: Array, form: Form) -> tuple[Array, ...]:
+    """States and concentration at the boundaries of steps, [steps + 1] each."""
     c = fast.course(p)
     start = fast.carry(model.steady_state(p)[0], c)
     arriving = pharmacokinetics.arriving_nmol(dose_mg, p)
@@ -141,19 +141,11 @@ def _fast_course(p: Parameters, hours: Array, ka_per_h: Array, dose_mg: Array, f
     return tuple(jnp.concatenate([first[None], rest]) for first, rest in zip(now, later, strict=True))
 
 
-def _reference(p: Parameters, plan: Schedule, form: Form) -> tuple[Array, ...]:
-    """States and concentration at every boundary, [steps + 1] each."""
-    steps = len(plan.hours) or 1  # a course of no length still has its start
-    hours, ka, mg = (jnp.asarray(np.resize(column, steps) if len(column) else np.zeros(1)) for column in plan[:3])
-    omega = jnp.full(steps, p.immune_log_activity)
-    found = _reference_course(p, hours, ka, mg, omega, form)
+@partial(jax.jit, static_argnames="form")
+def _reference_course(p: Parameters, hours: Array, ka_per_h: Array, dose_mg: Array, form: Form) -> tuple[Array, ...]:
+    """The same by the reference solver; NaN where it failed."""
+    amount = pharmacokinetics.arriving_nmol(dose_mg, p)
+    omega = jnp.broadcast_to(p.immune_log_activity, hours.shape)
+    found = reference.solve(p, reference.Segments(hours, ka_per_h, amount, omega), form)
     states = State(*(jnp.where(found.status == reference.OK, column, jnp.nan) for column in found.states))
     return (*states, model.free_concentration_nM(states, p))
-
-
-@partial(jax.jit, static_argnames="form")
-def _reference_course(
-    p: Parameters, hours: Array, ka_per_h: Array, dose_mg: Array, omega: Array, form: Form
-) -> reference.Solution:
-    amount = pharmacokinetics.arriving_nmol(dose_mg, p)
-    return reference.solve(p, reference.Segments(hours, ka_per_h, amount, omega), form)

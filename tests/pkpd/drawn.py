@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -101,12 +102,16 @@ def to_nmol(dose_mg, p: Parameters):
 
 def counts(engine: str, patients: Patients, weekly_mg: np.ndarray, steps: grid.Grid = grid.DEFAULT) -> np.ndarray:
     """Platelets at the weekly visits [weeks, patients] by the named engine, on given doses."""
-    p = patients.parameters
-    move = solver(engine, p, DYNAMIC, steps)
     doses = jnp.asarray(weekly_mg, patients.omega.dtype)
+    return np.asarray(_counts(patients.parameters, patients.omega, doses, engine, steps))
+
+
+@partial(jax.jit, static_argnames=("engine", "steps"))
+def _counts(p: Parameters, omega: jax.Array, doses: jax.Array, engine: str, steps: grid.Grid) -> jax.Array:
+    move = solver(engine, p, DYNAMIC, steps)
 
     def week(y, w):
-        y = move.advance(y, 7 * w, 7 * w + 7, to_nmol(doses[w], p), patients.omega)
+        y = move.advance(y, 7 * w, 7 * w + 7, to_nmol(doses[w], p), omega)
         return y, move.read(y).platelets_1e9_per_l
 
-    return np.asarray(jax.jit(lambda y: jax.lax.scan(week, y, jnp.arange(WEEKS))[1])(move.start))
+    return jax.lax.scan(week, move.start, jnp.arange(WEEKS))[1]
