@@ -132,7 +132,7 @@ def profile(
 @app.command()
 def assay(
     out: Annotated[Path, typer.Option(help="Folder to make: table and picture.")],
-    tpo: Annotated[float, typer.Option(help="TPO in the dish, relative to healthy plasma.", min=0.0, max=1e6)] = 0.0,
+    tpo: Annotated[float, typer.Option(help="TPO beside the drug, in healthy plasmas.", min=0.0, max=1e6)] = 1.0,
     minutes: Annotated[float, typer.Option(help="Minutes of exposure.", min=0.0, max=1e5)] = 60.0,
     force: Force = False,
 ) -> None:

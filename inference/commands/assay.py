@@ -13,7 +13,7 @@ from pkpd.errors import InputError
 
 
 def run(*, out: Path, tpo: float, minutes: float, force: bool) -> None:
-    """Runs the assay and writes ``assay.csv``, ``potency.csv`` and ``assay.png`` into a new folder."""
+    """Runs the assay, prints its potencies, and writes its tables and ``assay.png`` into a new folder."""
     for name, value in (("--tpo", tpo), ("--minutes", minutes)):
         if not math.isfinite(value):
             raise InputError(f"{name} = {value}: not legal; legal: a finite number, 0 or more")
@@ -22,6 +22,7 @@ def run(*, out: Path, tpo: float, minutes: float, force: bool) -> None:
     from inference import assay
 
     with output.run_directory(out, force=force) as folder:
-        assay.write(folder, tpo=tpo, minutes=minutes)
+        result = assay.write(folder, tpo=tpo, minutes=minutes)
         write_manifest(folder, "assay", 0, {"settings": f"tpo={tpo} minutes={minutes}"})
+    assay.show(result)
     say(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
