@@ -21,17 +21,17 @@ from inference.samplers.nuts import NutsResult, nuts_sampler
 from inference.surface import Surface, evaluate, features
 from pkpd.errors import InputError, nearest
 
-VARIANCE_KEPT = 0.95  # share of each surface variance that keeps its direction; the rest is spread evenly
+VARIANCE_KEPT = 0.95  # share of each surface variance that keeps its direction; of the rest the diagonal is kept
 ROW_BLOCK = 256  # padding of the stacked roots, so that rounds of one problem mostly share a shape
 SUPPORT_WIDTH = 0.5  # design sds over which the guard at the edge of the surface sets in
 
 
 class VarianceRoots(NamedTuple):
-    """Variances of J logits as sums of squares: v_j(x) = sum over the rows r of j of (row_r . x)^2 + floor_j |x|^2."""
+    """Variances of J logits as sums of squares: v_j(x) = sum of (row_r . x)^2 over j's rows r + sum_t rest_jt x_t^2."""
 
     rows: Array  # [rows, p] float32: they are read twice a gradient, and their traffic is what a NUTS step costs
     owner: Array  # [rows, J] 1 where the row belongs to the logit
-    floor: Array  # [J]
+    rest: Array  # [J, p]
 
 
 class ArmProblem(NamedTuple):
@@ -71,29 +71,31 @@ def arm_problem(surface: Surface, arms: Sequence[str], data: ArmData, terms: int
 
 
 def variance_roots(covariance: NDArray[np.float64], kept: float = VARIANCE_KEPT) -> VarianceRoots:
-    """Roots of the covariances [J, p, p]: eigenvectors that carry ``kept`` of each trace, the rest spread evenly.
+    """Roots of the covariances [J, p, p]: eigenvectors that carry ``kept`` of each trace, and the diagonal of the rest.
 
-    A trace is the mean of x' Sigma x over the design, where the terms are nearly orthonormal, so the mean is exact.
+    Over the design, where the terms are nearly orthonormal, the mean of x' Sigma x is the trace: it stays exact.
     """
-    rows, owners, floor = [], [], []
+    rows, owners, rest = [], [], []
     for j, matrix in enumerate(covariance):
         values, vectors = np.linalg.eigh(matrix)
         values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-        count = int(np.searchsorted(np.cumsum(values), kept * values.sum())) + 1
+        count = min(int(np.searchsorted(np.cumsum(values), kept * values.sum())) + 1, len(values))
         rows.append((vectors[:, :count] * np.sqrt(values[:count])).T)
         owners += [j] * count
-        floor.append(values[count:].sum() / max(len(values) - count, 1))
+        rest.append(vectors[:, count:] ** 2 @ values[count:])
     owner = np.zeros((-(-len(owners) // ROW_BLOCK) * ROW_BLOCK, len(covariance)))
     owner[np.arange(len(owners)), owners] = 1.0
     stacked = np.zeros((len(owner), covariance.shape[1]))
     stacked[: len(owners)] = np.concatenate(rows)
-    return VarianceRoots(jnp.asarray(stacked, jnp.float32), jnp.asarray(owner, jnp.float32), jnp.asarray(floor))
+    return VarianceRoots(
+        jnp.asarray(stacked, jnp.float32), jnp.asarray(owner, jnp.float32), jnp.asarray(np.stack(rest))
+    )
 
 
 def variances(roots: VarianceRoots, x: Array) -> Array:
     """Variances [J] of the predicted logits at terms x [p]."""
     along = roots.rows @ x.astype(jnp.float32)
-    return (along**2 @ roots.owner).astype(x.dtype) + roots.floor * (x**2).sum()
+    return (along**2 @ roots.owner).astype(x.dtype) + roots.rest @ x**2
 
 
 def arm_model(prior: JointPrior) -> Callable[[ArmProblem], None]:

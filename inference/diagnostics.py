@@ -68,7 +68,7 @@ def figures(
 def chain_figures(samples: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Figures of the chains: worst R-hat, ESS and Monte Carlo error, divergences, energy, tree depth, step size."""
     c = arviz.convergence(samples)
-    sd = np.array([np.std(values) for values in samples.values()])
+    sd = np.array([np.std(values) or np.nan for values in samples.values()])
     return {
         "rhat_max": _worst(c.rhat, np.max),
         "ess_bulk_min": _worst(c.ess_bulk, np.min),

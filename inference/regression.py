@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
@@ -61,7 +61,7 @@ def regress(design: Array, successes: Array, trials: Array, terms: Terms, *, ada
     successes = successes + 0.5 / points
     one = partial(_fit_one, design, terms=terms, adapt=adapt_penalty)
     # One regression a core beats one multiplication over all cores, whose threads wait for each other.
-    with one_blas_thread(), ThreadPoolExecutor(1 if threadpool_limits is None else os.cpu_count()) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
         fits = list(pool.map(one, successes.T.copy(), trials.T.copy()))
     coefficients, covariances, dispersions, effective, residuals = map(np.stack, zip(*fits, strict=True))
     return Regression(coefficients, covariances, dispersions, effective, residuals.T)
@@ -69,7 +69,7 @@ def regress(design: Array, successes: Array, trials: Array, terms: Terms, *, ada
 
 def one_blas_thread() -> AbstractContextManager[object]:
     """NumPy's and SciPy's linear algebra on one thread for the time being: matrices of some hundreds need no more."""
-    return nullcontext() if threadpool_limits is None else threadpool_limits(1, user_api="blas")
+    return threadpool_limits(1, user_api="blas")
 
 
 def _fit_one(design: Array, y: Array, w: Array, terms: Terms, adapt: bool) -> tuple[Array, Array, Array, Array, Array]:
