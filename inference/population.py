@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,7 +150,7 @@ def rounds(p: Plan, key: jax.Array, checkpoint: Path, progress: Progress, second
                 chains=s.chains,
                 warmup=s.warmup,
                 draws=s.draws,
-                progress=lambda done, total, stage=stage: progress(stage, done, total),
+                progress=partial(progress, stage),
             )
         samples = {n: result.samples[n] for n in p.prior.names}
         coordinates = np.asarray(p.prior.unconstrained(samples), np.float64).reshape(-1, p.prior.dimension)
@@ -263,7 +264,7 @@ def spread(coordinates: np.ndarray, n: int) -> np.ndarray:
 
 
 @contextmanager
-def timed(seconds: dict[str, Any], name: str):
+def timed(seconds: dict[str, Any], name: str) -> Iterator[None]:
     """Adds the wall time of the block to ``seconds[name]``."""
     start = time.perf_counter()
     yield

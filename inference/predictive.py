@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ def trials(p: Plan, values: Mapping[str, np.ndarray], part: int, progress: Progr
     return courses
 
 
-def arm_trials(p: Plan, a: PlannedArm, values: Mapping[str, np.ndarray], part: int):
+def arm_trials(p: Plan, a: PlannedArm, values: Mapping[str, np.ndarray], part: int) -> Iterator[tuple[Any, ...]]:
     """Tiles of one arm's patients, draw by draw: events, baseline, true and observed counts, dose."""
     D = len(next(iter(values.values())))
     population = with_values(a.population, {name: np.repeat(v, a.n) for name, v in values.items()})

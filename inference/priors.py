@@ -124,10 +124,10 @@ def _log_density(e: Element, u: Array) -> Array:
         return e.alpha * log_sigmoid(u[..., 0]) + e.beta * log_sigmoid(-u[..., 0]) - float(betaln(e.alpha, e.beta))
     if isinstance(e, HalfNormal):
         x = jnp.exp(u[..., 0]) / e.scale
-        return 0.5 * (math.log(4.0) - LOG_2_PI) - 0.5 * x**2 + u[..., 0] - math.log(e.scale)
+        return u[..., 0] - 0.5 * x**2 + (0.5 * (math.log(4.0) - LOG_2_PI) - math.log(e.scale))
     alphas = np.asarray(e.alphas)
     constant = float(gammaln(alphas.sum()) - gammaln(alphas).sum())
-    return constant + (alphas * log_softmax(_with_reference(u), axis=-1)).sum(-1)
+    return (jnp.asarray(alphas) * log_softmax(_with_reference(u), axis=-1)).sum(-1) + constant
 
 
 def _with_reference(u: Array) -> Array:

@@ -133,7 +133,9 @@ def _weekly_endpoint(design: Scenario) -> int | None:
     return design.trial.visits_d.index(7 * week)
 
 
-def _compare(analysis: Analysis, names: list[str], counts: Mapping[str, np.ndarray], n: Mapping[str, int], row) -> None:
+def _compare(
+    analysis: Analysis, names: list[str], counts: Mapping[str, np.ndarray], n: Mapping[str, int], row: Any
+) -> None:
     j = names.index(analysis.endpoint) if analysis.endpoint in names else len(names)
     control = analysis.control
     for arm in counts:

@@ -6,6 +6,8 @@ the other arms, and two designs can be compared on the same patients. Drawn in f
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -33,13 +35,15 @@ def _stream(keys: Array, day: Array | int, purpose: str) -> Array:
     return jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, day), fold))(keys)
 
 
-def normal(keys: Array, day: Array | int, purpose: str, shape: tuple[int, ...] = (), dtype=jnp.float32) -> Array:
+def normal(keys: Array, day: Array | int, purpose: str, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Array:
     """Standard normals [*shape, patients] for ``purpose`` on ``day``."""
     z = jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(_stream(keys, day, purpose))
     return jnp.moveaxis(z, 0, -1).astype(dtype)
 
 
-def uniform(keys: Array, day: Array | int, purpose: str, shape: tuple[int, ...] = (), dtype=jnp.float32) -> Array:
+def uniform(
+    keys: Array, day: Array | int, purpose: str, shape: tuple[int, ...] = (), dtype: Any = jnp.float32
+) -> Array:
     """Uniforms on [0, 1) [*shape, patients] for ``purpose`` on ``day``."""
     u = jax.vmap(lambda k: jax.random.uniform(k, shape, jnp.float32))(_stream(keys, day, purpose))
     return jnp.moveaxis(u, 0, -1).astype(dtype)

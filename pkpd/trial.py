@@ -146,7 +146,7 @@ def course(
     _, seen = lax.scan(visit, loop, (jnp.concatenate([jnp.zeros(1, days.dtype), days[:-1]]), days))
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
-    return Visits(*seen, omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed)
+    return Visits(*(*seen, omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed))
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine"))

@@ -7,7 +7,7 @@ quadratics in closed form. Patients are the last axis of every array.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +119,7 @@ def _pathway_drive(C: Array, tpo: Array, socs: Array, p: Parameters, form: Form)
     return signalling.equilibrium(j, p)
 
 
-def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form, true: Array):
+def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form, true: Array) -> tuple[Any, Array]:
     """Pathways and SOCS at start, middle and end of the step."""
     p, x, x5_0 = c.parameters, y.pathways, c.baseline.pathways.stat5
     if form.signalling == "quasi-steady":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -44,6 +47,6 @@ def days(
     return lax.fori_loop(0, n_days, lambda _, y: run(y, c, k, arrival, dose_nmol, immune_log_activity, form), y)
 
 
-def jitted_days(form: Form):
+def jitted_days(form: Form) -> Callable[..., Carry]:
     """``days`` compiled once per shape for a structural form."""
-    return jax.jit(lambda *args: days(*args, form))
+    return jax.jit(partial(days, form=form))

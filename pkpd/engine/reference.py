@@ -130,7 +130,7 @@ def _method(name: str, rtol: float, atol: float) -> tuple[Any, Any]:
     if name == "explicit":
         return diffrax.Dopri8(), controller
     # diffrax's default, a chord method, fails to converge on every other step of this model
-    newton = optimistix.Newton(rtol=NEWTON_RTOL, atol=NEWTON_ATOL, norm=_largest)
+    newton: Any = optimistix.Newton(rtol=NEWTON_RTOL, atol=NEWTON_ATOL, norm=_largest)
     return diffrax.Kvaerno5(root_finder=newton, scan_kind="lax"), controller
 
 
