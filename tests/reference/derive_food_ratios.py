@@ -13,6 +13,7 @@ is not that of the AUC. An absorption that is faster after a meal is what two nu
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,8 @@ from pkpd.tables import field_of
 
 MEALS = ("high_fat_breakfast", "meal_1h_after", "meal_2h_after")
 STEPS = Grid(before_switch=16, after_switch=64)  # a concentration every few minutes where the peak is
-START = Food(0.3, 2.0)
 SMALLEST = 1e-4  # of either ratio; the schema's lower bound, 0, has no logarithm
+STARTS = [Food(f, k) for f in np.geomspace(0.02, 1, 12) for k in np.geomspace(0.5, 9, 12)]  # the misfit is not convex
 
 
 class Ratios(NamedTuple):
@@ -64,8 +65,16 @@ def study(meal: str) -> Study:
     return Study(float(rows["dose_mg"].iloc[0]), Ratios(*(1 + change / 100)), to_infinity)
 
 
-def exposure(foods: list[Food], dose_mg: float, until_h: float | None = None) -> tuple[np.ndarray, np.ndarray, float]:
-    """AUC [foods] (to infinity, or to ``until_h``; ng h/mL), Cmax [foods] and when the first is below the limit (h)."""
+class Curves(NamedTuple):
+    """Free drug after one dose: hours and concentration (ng/mL) [times, foods], AUC to infinity (ng h/mL) [foods]."""
+
+    hours: np.ndarray
+    concentration: np.ndarray
+    auc: np.ndarray
+
+
+def curves(foods: Sequence[Food], dose_mg: float) -> Curves:
+    """The typical healthy volunteer after one dose with each of the foods."""
     fed = np.array(foods)
     p = load_library(disease="healthy").parameters(jnp.float64)
     p = p._replace(
@@ -78,31 +87,41 @@ def exposure(foods: list[Food], dose_mg: float, until_h: float | None = None) ->
     given[0] = dose_mg
     t = trace(p, given, steps=STEPS)
     C = t.concentration_ng_per_ml  # [days, steps, foods]
-    hours = t.hours if t.hours.ndim == 1 else t.hours[:, 0]
-    clock = np.append(0, (24 * np.arange(last + 1)[:, None] + hours).ravel())
-    flat = np.concatenate([np.zeros((1, len(foods))), C.reshape(-1, len(foods))])
-    low = published("pharmacokinetics").query("quantity == 'assay_lower_limit'")["value"].item()
-    over = np.flatnonzero(flat[:, 0] >= low)[-1]
-    below_h = float(np.interp(np.log(low), np.log(flat[over : over + 2, 0][::-1]), clock[over : over + 2][::-1]))
-    if until_h is None:
-        rate = np.log(C[first, -1] / C[last, -1]) / (24 * (last - first))
-        return t.auc_ng_h_per_ml.sum(0) + C[last, -1] / rate, flat.max(0), below_h
-    seen = np.append(clock[clock < until_h], until_h)
-    curves = [np.interp(seen, clock, c) for c in flat.T]
-    return np.trapezoid(curves, seen, axis=-1), flat.max(0), below_h
+    rate = np.log(C[first, -1] / C[last, -1]) / (24 * (last - first))
+    hours = (24 * np.arange(last + 1)[:, None] + t.hours).ravel()
+    none = np.zeros((1, len(foods)))
+    return Curves(
+        np.append(0, hours),
+        np.concatenate([none, C.reshape(-1, len(foods))]),
+        t.auc_ng_h_per_ml.sum(0) + C[last, -1] / rate,
+    )
+
+
+def auc_until(hour: float, c: Curves) -> np.ndarray:
+    """AUC from 0 to ``hour`` [foods], ng h/mL."""
+    seen = np.append(c.hours[c.hours < hour], hour)
+    return np.trapezoid([np.interp(seen, c.hours, y) for y in c.concentration.T], seen, axis=-1)
+
+
+def last_detectable_h(c: Curves) -> float:
+    """When the first curve falls below the limit of the assay."""
+    limit = published("pharmacokinetics").query("quantity == 'assay_lower_limit'")["value"].item()
+    y = c.concentration[:, 0]
+    over = np.flatnonzero(y >= limit)[-1]
+    return float(np.interp(-np.log(limit), -np.log(y[over : over + 2]), c.hours[over : over + 2]))
 
 
 def derive(meal: str) -> Derived:
     """The two ratios of a meal."""
     s = study(meal)
-    fasted = Food(1.0, 1.0)
-    until_h = None if s.to_infinity else exposure([fasted], s.dose_mg)[2]
-    auc, cmax, _ = exposure([fasted], s.dose_mg, until_h)
+    fasted = curves([Food(1.0, 1.0)], s.dose_mg)
+    until_h = last_detectable_h(fasted)
 
     def reached(x: np.ndarray) -> np.ndarray:
-        """[2, points] of log ratios x [points, 2]."""
-        fed_auc, fed_cmax, _ = exposure([Food(*np.exp(point)) for point in x], s.dose_mg, until_h)
-        return np.stack([fed_auc / auc, fed_cmax / cmax])
+        """AUC and Cmax ratios [2, points] at log food ratios x [points, 2]."""
+        fed = curves([Food(*np.exp(point)) for point in x], s.dose_mg)
+        auc = fed.auc / fasted.auc if s.to_infinity else auc_until(until_h, fed) / auc_until(until_h, fasted)
+        return np.stack([auc, fed.concentration.max(0) / fasted.concentration.max()])
 
     def errors(x: np.ndarray) -> np.ndarray:
         return np.log(reached(x[None])[:, 0]) - np.log(s.published)
@@ -112,7 +131,10 @@ def derive(meal: str) -> Derived:
         return (moved[:, :2] - moved[:, 2:]) / (2 * step)
 
     upper = np.log([field_of(name).upper for name in Food._fields])
-    found = least_squares(errors, np.log(START), slopes, bounds=(np.log(SMALLEST), upper), xtol=1e-10, ftol=1e-10)
+    starts = np.log(STARTS)
+    misfits = np.log(reached(starts)) - np.log(s.published)[:, None]
+    start = starts[np.square(misfits).sum(0).argmin()]
+    found = least_squares(errors, start, slopes, bounds=(np.log(SMALLEST), upper), xtol=1e-10, ftol=1e-10)
     food = Food(*(float(v) for v in np.exp(found.x)))
     ratios = Ratios(*(float(v) for v in reached(found.x[None])[:, 0]))
     return Derived(food, ratios, s.published, float(np.sqrt(np.mean(found.fun**2))))
@@ -124,7 +146,8 @@ def main() -> None:
     start_jax()
     for meal in MEALS:
         d, s = derive(meal), study(meal)
-        kind = "AUC to infinity" if s.to_infinity else "AUC to t"
+        until_h = last_detectable_h(curves([Food(1.0, 1.0)], s.dose_mg))
+        kind = "AUC to infinity" if s.to_infinity else f"AUC to t = {until_h:.1f} h"
         print(f"{meal}, {s.dose_mg:g} mg")
         print(f"  fed_bioavailability_ratio {d.food.fed_bioavailability_ratio:.4g}")
         print(f"  fed_absorption_ratio      {d.food.fed_absorption_ratio:.4g}")
