@@ -7,7 +7,7 @@ hetrombopag's, so placebo does not depend on the EC50 and is printed as a check.
 EC50 (common random numbers), the log-likelihood is a parabola in log EC50 near its maximum, fitted on a fine grid.
 
 Read into the trial: its day 43 is 42 days after the first dose; a response is an observed count (with residual error)
-of at least 50 that day, rescue and leaving the trial are not looked at. Who reached 200 stopped there but not here. It
+of at least 50 that day, rescue and leaving the trial are not looked at. It
 was multinational and its patients' weights, sex and ancestry are not in the tables, so nobody is East Asian, weights
 are around the reference weight for which eltrombopag's clearance was printed, and all else is as in the library.
 """
