@@ -18,6 +18,7 @@ DECADES = 3  # the concentrations reach from this far below to this far above th
 PER_DECADE = 12
 MULTIPLES = (0.0, 0.1, 1.0, 10.0)  # of the EC50: concentrations of the time course
 TIMES = 61
+MINUTES_PER_HOUR = 60
 DIGITS = "%.10g"
 
 
@@ -60,9 +61,10 @@ def measure(*, tpo: float, minutes: float) -> Result:
 
     ratios = np.array([[dish.tpo] for dish in dishes])
     receptor = np.array([[dish.receptor] for dish in dishes])
-    early = np.stack([leaf[-1] for leaf in assay.time_course([minutes], ratios, levels, p, receptor)])
+    read = assay.time_course([minutes / MINUTES_PER_HOUR], ratios, levels, p, receptor)
+    early = np.stack([leaf[-1] for leaf in read])
     late = np.stack(assay.at_rest(ratios, levels, p, receptor))
-    course = np.stack(assay.time_course(times / 60, ratios, few, p, receptor))
+    course = np.stack(assay.time_course(times / MINUTES_PER_HOUR, ratios, few, p, receptor))
 
     response = _tidy(
         {"medium": dishes, "concentration_nM": levels}, {"value": early, "value_at_rest": late}, p, minutes=minutes
@@ -83,7 +85,7 @@ def write(folder: Path, *, tpo: float, minutes: float) -> Result:
     result = measure(tpo=tpo, minutes=minutes)
     for name, table in result._asdict().items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format=DIGITS)
-    plots_assay.save(plots_assay.picture(result, tpo=tpo, minutes=minutes), folder / "assay.png")
+    plots_assay.save(plots_assay.picture(result, minutes=minutes), folder / "assay.png")
     return result
 
 
@@ -119,9 +121,7 @@ def _tidy(axes: dict[str, Any], values: dict[str, np.ndarray], p: Parameters, **
     return frame
 
 
-def _summary(
-    dishes: tuple[Medium, ...], levels: np.ndarray, at: dict[str, np.ndarray], p: Parameters
-) -> pd.DataFrame:
+def _summary(dishes: tuple[Medium, ...], levels: np.ndarray, at: dict[str, np.ndarray], p: Parameters) -> pd.DataFrame:
     """Potency of every readout in every medium, at each time; values are [readout, medium, concentration]."""
     rows = []
     for m, dish in enumerate(dishes):
