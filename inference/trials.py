@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from inference.progress import Progress, silent
 from pkpd import endpoints, trial
@@ -81,7 +82,7 @@ def run_trial(
 
     By arm: the expected rate of every endpoint, and the 2.5% and 97.5% quantiles of the rate one trial reports. By
     comparison with the control: the risk difference and, for the analysis of the scenario, its power. ``lower`` and
-    ``upper`` bound the estimate's Monte Carlo error (95%); the error is clustered by posterior draw.
+    ``upper`` bound the estimate's Monte Carlo error (95%, Wilson's for a power); it is clustered by posterior draw.
     """
     n_trials = design.trial.n_trials
     draws = posterior_draws(posterior, min(design.trial.posterior_draws, n_trials))
@@ -109,6 +110,8 @@ def run_trial(
     def row(comparison: str, quantity: str, per_trial: np.ndarray) -> None:
         estimate, se = float(per_trial.mean()), clustered_se(per_trial, cluster)
         bounds = (estimate - NORMAL_95 * se, estimate + NORMAL_95 * se)
+        if per_trial.dtype == bool:
+            bounds = wilson(estimate, se, n_trials)
         rows.append((design.trial.name, comparison, quantity, estimate, se, *bounds, n_trials, n_draws))
 
     for a in arms:
@@ -145,7 +148,7 @@ def _compare(
         comparison = f"{arm} vs {control}"
         row(comparison, f"risk_difference_{analysis.endpoint}", y / n[arm] - y0 / n[control])
         p = p_values(analysis.test, y, n[arm], y0, n[control], analysis.sided)
-        row(comparison, f"power_{analysis.test}", (p < analysis.alpha).astype(float))
+        row(comparison, f"power_{analysis.test}", p < analysis.alpha)
 
 
 def p_values(test: str, y: np.ndarray, n: int, y0: np.ndarray, n0: int, sided: int) -> np.ndarray:
@@ -170,8 +173,16 @@ def p_values(test: str, y: np.ndarray, n: int, y0: np.ndarray, n0: int, sided: i
     return stats.norm.sf(z) if sided == 1 else 2 * stats.norm.sf(np.abs(z))
 
 
+def wilson(estimate: float, se: float, n_trials: int) -> tuple[float, float]:
+    """95% interval of a probability, wide even where every trial agreed; clustering lowers the number of trials."""
+    n = min(n_trials, estimate * (1 - estimate) / se**2) if se > 0 else n_trials
+    low, high = proportion_confint(estimate * n, n, method="wilson")
+    return float(low), float(high)
+
+
 def clustered_se(x: np.ndarray, cluster: np.ndarray) -> float:
     """Standard error of the mean of x [trials]; trials of one posterior draw are not independent."""
+    x = np.asarray(x, np.float64)
     if cluster.max() == 0:
         return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
     size = np.bincount(cluster)
