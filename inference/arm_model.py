@@ -21,16 +21,14 @@ from inference.samplers.nuts import NutsResult, nuts_sampler
 from inference.surface import Surface, evaluate, features
 from pkpd.errors import InputError, nearest
 
-VARIANCE_KEPT = 0.95  # share of each surface variance that keeps its direction; of the rest the diagonal is kept
-ROW_BLOCK = 256  # padding of the stacked roots, so that rounds of one problem mostly share a shape
+VARIANCE_RANK = 128  # directions of each surface variance that are kept; of the rest, its diagonal
 SUPPORT_WIDTH = 0.5  # design sds over which the guard at the edge of the surface sets in
 
 
 class VarianceRoots(NamedTuple):
     """Variances of J logits as sums of squares: v_j(x) = sum of (row_r . x)^2 over j's rows r + sum_t rest_jt x_t^2."""
 
-    rows: Array  # [rows, p] float32: they are read twice a gradient, and their traffic is what a NUTS step costs
-    owner: Array  # [rows, J] 1 where the row belongs to the logit
+    rows: Array  # [J rank, p] float32: they are read twice a gradient, and their traffic is what a NUTS step costs
     rest: Array  # [J, p]
 
 
@@ -70,32 +68,23 @@ def arm_problem(surface: Surface, arms: Sequence[str], data: ArmData, terms: int
     )
 
 
-def variance_roots(covariance: NDArray[np.float64], kept: float = VARIANCE_KEPT) -> VarianceRoots:
-    """Roots of the covariances [J, p, p]: eigenvectors that carry ``kept`` of each trace, and the diagonal of the rest.
+def variance_roots(covariance: NDArray[np.float64], rank: int = VARIANCE_RANK) -> VarianceRoots:
+    """Roots of the covariances [J, p, p]: their ``rank`` leading eigenvectors, and the diagonal of what is left.
 
     Over the design, where the terms are nearly orthonormal, the mean of x' Sigma x is the trace: it stays exact.
     """
-    rows, owners, rest = [], [], []
-    for j, matrix in enumerate(covariance):
-        values, vectors = np.linalg.eigh(matrix)
-        values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-        count = min(int(np.searchsorted(np.cumsum(values), kept * values.sum())) + 1, len(values))
-        rows.append((vectors[:, :count] * np.sqrt(values[:count])).T)
-        owners += [j] * count
-        rest.append(vectors[:, count:] ** 2 @ values[count:])
-    owner = np.zeros((-(-len(owners) // ROW_BLOCK) * ROW_BLOCK, len(covariance)))
-    owner[np.arange(len(owners)), owners] = 1.0
-    stacked = np.zeros((len(owner), covariance.shape[1]))
-    stacked[: len(owners)] = np.concatenate(rows)
-    return VarianceRoots(
-        jnp.asarray(stacked, jnp.float32), jnp.asarray(owner, jnp.float32), jnp.asarray(np.stack(rest))
-    )
+    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.maximum(values[:, ::-1], 0.0), vectors[:, :, ::-1]
+    leading = np.sqrt(values[:, None, :rank]) * vectors[:, :, :rank]
+    rest = np.einsum("jtr,jr->jt", vectors[:, :, rank:] ** 2, values[:, rank:])
+    rows = np.swapaxes(leading, 1, 2).reshape(-1, covariance.shape[1])
+    return VarianceRoots(jnp.asarray(rows, jnp.float32), jnp.asarray(rest))
 
 
 def variances(roots: VarianceRoots, x: Array) -> Array:
     """Variances [J] of the predicted logits at terms x [p]."""
-    along = roots.rows @ x.astype(jnp.float32)
-    return (along**2 @ roots.owner).astype(x.dtype) + roots.rest @ x**2
+    along = (roots.rows @ x.astype(jnp.float32)).reshape(roots.rest.shape[0], -1)
+    return (along**2).sum(axis=1).astype(x.dtype) + roots.rest @ x**2
 
 
 def arm_model(prior: JointPrior) -> Callable[[ArmProblem], None]:
@@ -163,7 +152,7 @@ def fit_arms(
     chains: int = 4,
     warmup: int = 500,
     draws: int = 1000,
-    target_accept: float = 0.8,
+    target_accept: float = 0.9,
     progress: Callable[[int, int], None] | None = None,
 ) -> NutsResult:
     """NUTS on the arm-level posterior. Samples hold every parameter [chains, draws] and ``logits`` [.., A, 6].

@@ -31,7 +31,7 @@ def nuts_sampler(
     *,
     warmup: int = 500,
     draws: int = 1000,
-    target_accept: float = 0.8,
+    target_accept: float = 0.9,
     max_tree_depth: int = 10,
 ) -> Callable[..., NutsResult]:
     """A function run(key, initial, args=(), inverse_mass=None, progress=None) that compiles once for data of one shape.

@@ -89,7 +89,7 @@ def check_calibration(ranks, errors, bins):
 
 
 def test_calibration(surface):
-    check_calibration(*calibrate(surface, 48, 1), bins=6)
+    check_calibration(*calibrate(surface, 36, 1), bins=6)
 
 
 @pytest.mark.slow
