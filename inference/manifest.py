@@ -43,7 +43,7 @@ def precision() -> dict[str, Any]:
     """Precision of the cohorts and of the reference solver as this process runs."""
     import jax
 
-    return {"float64_enabled": bool(jax.config.jax_enable_x64), "cohorts": "float32", "reference": "float64"}
+    return {"float64_enabled": bool(jax.config.read("jax_enable_x64")), "cohorts": "float32", "reference": "float64"}
 
 
 def hash_of(paths: Iterable[Path], root: Path) -> str:

@@ -39,7 +39,7 @@ def check_precision(precision: str) -> str:
     """The precision if it can be had; InputError that says what to type otherwise."""
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r}; legal: {', '.join(PRECISIONS)}")
-    if precision == "float64" and not jax.config.jax_enable_x64:
+    if precision == "float64" and not jax.config.read("jax_enable_x64"):
         raise InputError(
             "precision 'float64' needs jax.config.update('jax_enable_x64', True) at the start of the program"
         )

@@ -355,7 +355,7 @@ def correlation_cholesky(correlations: tuple[tuple[str, str, Entry], ...]) -> np
 
 
 def _leaf(value: Any, dtype: Any) -> Array:
-    if jnp.dtype(dtype) == jnp.float64 and not jax.config.jax_enable_x64:
+    if jnp.dtype(dtype) == jnp.float64 and not jax.config.read("jax_enable_x64"):
         raise InputError("dtype float64 needs jax.config.update('jax_enable_x64', True); else use float32")
     return jnp.asarray(value, dtype)
 

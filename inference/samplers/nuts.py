@@ -97,7 +97,7 @@ def nuts_sampler(
         inverse_mass: Array | None = None,
         progress: Progress | None = None,
     ) -> NutsResult:
-        if not jax.config.jax_enable_x64:
+        if not jax.config.read("jax_enable_x64"):
             raise RuntimeError("NUTS needs float64: jax.config.update('jax_enable_x64', True) first")
         z = {site: jnp.asarray(values, jnp.float64) for site, values in sorted(initial.items())}
         chains = next(iter(z.values())).shape[0]
