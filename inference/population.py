@@ -34,7 +34,8 @@ from pkpd.planned import PlannedArm, planned_arms
 # Which random streams a part of the fit uses: nothing shares a key.
 ROUNDS, CHECK, POSTERIOR, PRIOR = range(4)
 PRIOR_DRAWS = 4000  # kept in the run, for the sds that contraction is measured against
-CHECK_POINTS, CHECK_GROUPS, CHECK_PATIENTS = 50, 2, 1024
+CHECK_POINTS, CHECK_GROUPS = 50, 2
+CHECK_PATIENTS, CHECK_PATIENTS_QUICK = 1024, 256
 
 
 class Plan(NamedTuple):
@@ -251,7 +252,8 @@ def check_surface(p: Plan, fitted: Fit, key: jax.Array, progress: Progress) -> S
     chosen = np.asarray(jax.random.choice(key, len(fitted.coordinates), (CHECK_POINTS,), replace=False))
     theta = fitted.coordinates[chosen]
     values = {n: np.repeat(np.asarray(v), CHECK_GROUPS) for n, v in p.prior.constrained(theta).items()}
-    mean, second = moments(p, values, CHECK_PATIENTS, CHECK, 0, progress, "surface check")
+    patients = CHECK_PATIENTS_QUICK if p.config.quick else CHECK_PATIENTS
+    mean, second = moments(p, values, patients, CHECK, 0, progress, "surface check")
     arms, events = len(p.arms), len(endpoints.NAMES)
     mean = np.moveaxis(mean.reshape(CHECK_POINTS, CHECK_GROUPS, arms, events), 1, 0)
     second = np.moveaxis(second.reshape(CHECK_POINTS, CHECK_GROUPS, arms, events, events), 1, 0)

@@ -156,11 +156,9 @@ def _visits(population, arm, key, draw, trial, patient, days, n_weeks, form, ste
     )
 
 
-@partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine", "group", "landmark"))
-def _moments(population, arm, key, draw, trial, patient, days, n_weeks, form, steps, engine, group, landmark):
-    v = simulate_tile(
-        population, arm, random.patient_keys(key, draw, trial, patient), days, n_weeks, form, steps, engine
-    )
+@partial(jax.jit, static_argnames=("group", "landmark"))
+def _moments(v: Visits, group: int, landmark: int) -> tuple[Array, Array, Array]:
+    """Apart from the courses, so that simulation and moments share one compiled program of them."""
     counts, chance = endpoints.until(landmark, v.platelets_observed, v.rescue_probability)
     mean, second = endpoints.expected_events(counts, v.baseline, chance)
 
@@ -243,7 +241,8 @@ def event_moments(
     left, width = len(patient) // group, tile_width(engine)
 
     def one(population, draw, trial, patient):
-        return _moments(population, arm, key, draw, trial, patient, *args, form, steps, engine, group, landmark)
+        v = _visits(population, arm, key, draw, trial, patient, *args, form, steps, engine)
+        return _moments(v, group, landmark)
 
     for result in map_tiles(one, tiles(jax.device_get(population), draw, trial, patient, width)):
         yield tuple(x[:left] for x in result)
