@@ -7,6 +7,7 @@ quadratics in closed form. Patients are the last axis of every array.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -68,22 +69,22 @@ def course(p: Parameters) -> Course:
 
 
 def steps(c: Course, hours: Array, ka_per_h: Array, no_dose_ka_per_h: Array) -> Steps:
-    """Coefficients of steps of ``hours`` [steps] with absorption rates [steps] or [steps, patients]."""
+    """Coefficients of steps of ``hours`` [steps] with absorption rates, each [steps] or [steps, patients]."""
+    return jax.vmap(partial(one_step_coefficients, c))(hours, ka_per_h, no_dose_ka_per_h)
+
+
+def one_step_coefficients(c: Course, h: Array, ka_per_h: Array, no_dose_ka_per_h: Array) -> Steps:
+    """Coefficients of one step of ``h`` hours."""
     p = c.parameters
-    ktr = c.baseline.turnover.ktr_per_h
-
-    def one(h: Array, ka: Array, ka_none: Array) -> Steps:
-        return Steps(
-            h,
-            disposition.coefficients(p, c.modes, h / 2),
-            disposition.absorption(p, c.modes, ka, h / 2),
-            disposition.absorption(p, c.modes, ka_none, h / 2),
-            tuple(relaxation.weights(k, h) for k in signalling.rates_per_h(p)),
-            relaxation.weights(p.socs_rate_per_h, h),
-            relaxation.weights(ktr, h),
-        )
-
-    return jax.vmap(one)(hours, ka_per_h, no_dose_ka_per_h)
+    return Steps(
+        h,
+        disposition.coefficients(p, c.modes, h / 2),
+        disposition.absorption(p, c.modes, ka_per_h, h / 2),
+        disposition.absorption(p, c.modes, no_dose_ka_per_h, h / 2),
+        tuple(relaxation.weights(k, h) for k in signalling.rates_per_h(p)),
+        relaxation.weights(p.socs_rate_per_h, h),
+        relaxation.weights(c.baseline.turnover.ktr_per_h, h),
+    )
 
 
 def carry(s: State, c: Course) -> Carry:

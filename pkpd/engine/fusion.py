@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 BARRIER_SURVIVES = jax.__version_info__ >= (0, 11)  # before, XLA dropped the barrier ahead of its fusion pass
@@ -17,6 +18,8 @@ def once(values: Values, true: Array) -> Values:
 
     true: a scalar that is always True but that the compiler cannot know, for versions without a lasting barrier.
     """
+    if all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(values)):
+        return values  # one patient: traced for vector code, which repeats nothing
     if BARRIER_SURVIVES:
         return lax.optimization_barrier(values)
     return lax.cond(true, lambda v: v, lambda v: jax.tree.map(lambda x: -x, v), values)

@@ -22,14 +22,19 @@ def run(
     arrival [steps]: share of ``dose_nmol`` [patients] that enters the depot at the start of each step.
     immune_log_activity [patients]: omega, constant over these steps.
     """
-    dosed = dose_nmol > 0
 
     def body(y: Carry, xs: tuple[Steps, Array]) -> tuple[Carry, None]:
-        step, arrives = xs
-        drug = y.drug._replace(depot_nmol=y.drug.depot_nmol + arrives * dose_nmol)
-        return fast.step(step, y._replace(drug=drug), c, dosed, immune_log_activity, form), None
+        return one_step(y, c, *xs, dose_nmol, immune_log_activity, form), None
 
     return lax.scan(body, y, (k, arrival))[0]
+
+
+def one_step(
+    y: Carry, c: Course, k: Steps, arrival: Array, dose_nmol: Array, immune_log_activity: Array, form: Form
+) -> Carry:
+    """Moves through one step, at whose start ``arrival * dose_nmol`` enters the depot: what every back end runs."""
+    drug = y.drug._replace(depot_nmol=y.drug.depot_nmol + arrival * dose_nmol)
+    return fast.step(k, y._replace(drug=drug), c, dose_nmol > 0, immune_log_activity, form)
 
 
 def days(

@@ -14,7 +14,7 @@ from pkpd.errors import InputError, nearest
 from pkpd.model import Form, State, free_concentration_nM, steady_state
 from pkpd.parameters import Parameters
 
-ENGINES = ("xla", "reference")
+ENGINES = ("kernel", "xla", "reference")
 DAYS_A_WEEK = 7  # omega changes weekly, whatever the visit calendar
 
 
@@ -44,7 +44,21 @@ def solver(engine: str, p: Parameters, form: Form, steps: grid.Grid) -> Solver:
         raise InputError(f"engine {engine!r}{nearest(engine, ENGINES)}")
     shape = jnp.broadcast_shapes(*(jnp.shape(leaf) for leaf in p))
     at_rest = State(*(jnp.broadcast_to(leaf, shape) for leaf in steady_state(p)[0]))
-    return (_fast if engine == "xla" else _reference)(p, form, steps, at_rest)
+    return {"kernel": _kernel, "xla": _fast, "reference": _reference}[engine](p, form, steps, at_rest)
+
+
+def _kernel(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
+    from pkpd.engine.vector import kernel
+
+    c = fast.course(p)
+    hours, ka, ka_none, arrival = grid.day(p, steps)
+    k = kernel.prepare(c, hours, ka, ka_none)
+
+    def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
+        y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
+        return kernel.advance(y, c, k, arrival, first, day, dose_nmol, omega, form)
+
+    return Solver(fast.carry(at_rest, c), advance, _fast_reading)
 
 
 def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
@@ -60,10 +74,11 @@ def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver
 
         return lax.fori_loop(first, day, one_day, y)
 
-    def read(y: fast.Carry) -> Reading:
-        return Reading(y.cells.platelets_1e9_per_l, y.concentration_nM, y.auc_nM_h, y.cmax_nM)
+    return Solver(fast.carry(at_rest, c), advance, _fast_reading)
 
-    return Solver(fast.carry(at_rest, c), advance, read)
+
+def _fast_reading(y: fast.Carry) -> Reading:
+    return Reading(y.cells.platelets_1e9_per_l, y.concentration_nM, y.auc_nM_h, y.cmax_nM)
 
 
 def _reference(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
