@@ -37,6 +37,8 @@ app = typer.Typer(
 class Engine(StrEnum):
     """Back ends that move a cohort."""
 
+    auto = "auto"
+    kernel = "kernel"
     xla = "xla"
     reference = "reference"
 
@@ -48,10 +50,12 @@ class Solver(StrEnum):
     reference = "reference"
 
 
+ENGINE_HELP = "Back end that moves the cohort; auto: the fastest that runs here (see pkpd info)."
+
 Scenario = Annotated[str, typer.Argument(help="Scenario file, or the name of a shipped one (see pkpd info).")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0, max=2**31 - 1)]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-EngineOption = Annotated[Engine, typer.Option(help="Back end that moves the cohort.")]
+EngineOption = Annotated[Engine, typer.Option(help=ENGINE_HELP)]
 Posterior = Annotated[
     Path | None, typer.Option(help="Run folder of a fit to draw parameters from; without it, the library's values.")
 ]
@@ -69,7 +73,7 @@ def fit(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable.")
     ] = None,
-    engine: Annotated[Engine | None, typer.Option(help="Back end that moves the cohort.")] = None,
+    engine: Annotated[Engine | None, typer.Option(help=ENGINE_HELP)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
     force: Force = False,
 ) -> int:
@@ -92,7 +96,7 @@ def trial(
     posterior: Posterior = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make; without it, the table is only printed.")] = None,
     seed: Seed = 1,
-    engine: EngineOption = Engine.xla,
+    engine: EngineOption = Engine.auto,
     force: Force = False,
 ) -> None:
     """Operating characteristics of a trial design: endpoints of every arm, and its test."""
@@ -107,7 +111,7 @@ def simulate(
     posterior: Posterior = None,
     out: Annotated[Path | None, typer.Option(help="Parquet file to write (default: SCENARIO.parquet).")] = None,
     seed: Seed = 1,
-    engine: EngineOption = Engine.xla,
+    engine: EngineOption = Engine.auto,
     force: Force = False,
 ) -> None:
     """The virtual cohort of a scenario itself: a Parquet table with a row a patient and visit."""

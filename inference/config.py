@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from inference.priors import JointPrior
     from pkpd.parameters import Library
 
-Engine = Literal["xla", "reference"]
-ENGINES: tuple[str, ...] = get_args(Engine)
+Engine = Literal["auto", "kernel", "xla", "reference"]
+
 MAX_ROUNDS = 20
 # What --quick changes, unless the config says otherwise: a thin thread through the whole fit, never a final result.
 QUICK: dict[str, Any] = {
@@ -70,7 +70,7 @@ class Config(Table):
     seed: int = Field(1, ge=0, le=LARGEST_SEED)
     quick: bool = False
     prior_only: bool = False
-    engine: Engine = "xla"
+    engine: Engine = "auto"
     signalling: Literal["dynamic", "quasi-steady"] = "dynamic"
     scenario: Name = "phase3"
     drug: Name = "hetrombopag"

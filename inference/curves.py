@@ -24,7 +24,7 @@ from pkpd.parameters import Library, Parameters, with_values
 BANDS = (0.025, 0.5, 0.975)
 WEEKS = 8
 DRAWS = 128  # of the population parameters: enough for bands
-FINE = grid.Grid(before_switch=8, after_switch=28)  # for smooth curves within a day
+FINE = grid.graded(8, 28)  # for smooth curves within a day
 CONCENTRATION, PLATELETS = "concentration", "platelets"
 PATHWAYS = signalling.Pathways._fields
 FACTORS = signalling.Factors._fields

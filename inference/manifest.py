@@ -16,7 +16,7 @@ from inference.output import RUN_MARK, write_text
 
 DISTRIBUTION = "hetrombopag-pkpd"
 PACKAGES = (
-    "jax", "jaxlib", "numpyro", "diffrax", "arviz-base", "arviz-stats", "arviz-plots",
+    "jax", "jaxlib", "llvmlite", "numpyro", "diffrax", "arviz-base", "arviz-stats", "arviz-plots",
     "numpy", "pandas", "scipy", "xarray", "h5netcdf", "pyarrow", "pydantic",
 )  # fmt: skip
 
@@ -40,10 +40,17 @@ def devices() -> list[str]:
 
 
 def precision() -> dict[str, Any]:
-    """Precision of the cohorts and of the reference solver as this process runs."""
+    """Precision of the cohorts and of the reference solver, and what engine "auto" is, as this process runs."""
     import jax
 
-    return {"float64_enabled": bool(jax.config.read("jax_enable_x64")), "cohorts": "float32", "reference": "float64"}
+    from pkpd.devices import resolve_engine
+
+    return {
+        "float64_enabled": bool(jax.config.read("jax_enable_x64")),
+        "cohorts": "float32",
+        "reference": "float64",
+        "engine_auto": resolve_engine(),
+    }
 
 
 def hash_of(paths: Iterable[Path], root: Path) -> str:

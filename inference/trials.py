@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from inference.progress import Progress, silent
 from pkpd import endpoints, trial
-from pkpd.devices import tile_width
+from pkpd.devices import AUTOMATIC, tile_width
 from pkpd.errors import InputError
 from pkpd.model import Form
 from pkpd.parameters import SD_SUFFIX, Population, with_values
@@ -76,7 +76,12 @@ def courses(
 
 
 def run_trial(
-    design: Scenario, *, posterior: Path | None = None, seed: int = 1, engine: str = "xla", progress: Progress = silent
+    design: Scenario,
+    *,
+    posterior: Path | None = None,
+    seed: int = 1,
+    engine: str = AUTOMATIC,
+    progress: Progress = silent,
 ) -> pd.DataFrame:
     """Operating characteristics of a design, a row a quantity (columns of design section 5).
 
@@ -200,7 +205,12 @@ def quantile_with_se(x: np.ndarray, q: float) -> tuple[float, float]:
 
 
 def simulate_cohort(
-    design: Scenario, *, posterior: Path | None = None, seed: int = 1, engine: str = "xla", progress: Progress = silent
+    design: Scenario,
+    *,
+    posterior: Path | None = None,
+    seed: int = 1,
+    engine: str = AUTOMATIC,
+    progress: Progress = silent,
 ) -> Iterator[pd.DataFrame]:
     """The virtual cohort of a scenario, part by part: a row a patient and visit; visit 0 is the baseline.
 

@@ -1,4 +1,4 @@
-"""The device policy: which devices run tiles of patients, and in which precision. The only file that decides."""
+"""The device policy: which devices and engine run tiles of patients, in which precision. The only file that decides."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 
 import jax
 
-from pkpd.errors import InputError
+from pkpd.errors import InputError, nearest
 
 TILE = 2048  # patients; the one width that is compiled, a multiple of 128
 REFERENCE_TILE = 128  # the reference solver steps a batch at the pace of its slowest patient
 PRECISIONS = ("float32", "float64")
+ENGINES = ("kernel", "xla", "reference")
+AUTOMATIC = "auto"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,6 +30,29 @@ def workers() -> list[jax.Device]:
             1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
     return devices
+
+
+def kernel_trouble() -> str:
+    """Why the kernel cannot run here; empty where it can."""
+    platform = jax.default_backend()
+    if platform != "cpu":
+        return f"the vector code is for a cpu, and JAX computes on a {platform}"
+    try:
+        from pkpd.engine.vector import custom_call
+    except ImportError as error:
+        return f"llvmlite is missing ({error}); type pip install llvmlite"
+    return custom_call.trouble()
+
+
+def resolve_engine(name: str = AUTOMATIC) -> str:
+    """The engine of that name, or for "auto" the fastest that runs here; InputError that says what is legal."""
+    if name == AUTOMATIC:
+        return "xla" if kernel_trouble() else "kernel"
+    if name not in ENGINES:
+        raise InputError(f"engine {name!r}{nearest(name, (AUTOMATIC, *ENGINES))}")
+    if name == "kernel" and (why := kernel_trouble()):
+        raise InputError(f"engine 'kernel' cannot run: {why}; legal here: xla, reference")
+    return name
 
 
 def tile_width(engine: str) -> int:

@@ -23,7 +23,7 @@ SOLVERS = ("fast", "reference")
 COLUMNS = ("time_h", *State._fields, "free_concentration_nM")
 TICKS_AN_HOUR = 2**33  # times are equal, hence one boundary, if they round to the same 1.2e-10 h
 FORM = Form(hill_is_one=False)
-DAY_GRID = grid.Grid(16, 44)  # one patient costs next to nothing, so four times the steps of a cohort
+DAY_GRID = grid.graded(16, 44)  # one patient costs next to nothing, so four times the steps of a cohort
 BLOCKS = {"fast": 512, "reference": 64}  # steps are padded to a multiple, so that most cases share one program
 
 
@@ -108,9 +108,9 @@ def _ticks(hours: Any) -> np.ndarray:
 
 def _day_boundaries(n_days: int, lag: float, switch: float, steps: grid.Grid) -> np.ndarray:
     """Boundaries of the engine's day grid over all days, in ticks."""
-    before = lag + switch * np.cumsum(grid.fractions(steps.before_switch, steps.grading_before))
+    before = lag + switch * np.cumsum(steps.before_switch)
     rest = grid.HOURS_A_DAY - lag - switch
-    after = lag + switch + rest * np.cumsum(grid.fractions(steps.after_switch, steps.grading_after))
+    after = lag + switch + rest * np.cumsum(steps.after_switch)
     day = np.concatenate([[lag], before, after])
     return _ticks(grid.HOURS_A_DAY * np.arange(n_days)[:, None] + day).ravel()
 

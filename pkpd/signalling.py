@@ -34,7 +34,11 @@ class Factors(NamedTuple):
 
 def active_fraction(tpo: Array, concentration_nM: Array, p: Parameters) -> Array:
     """a = tau + delta - tau delta: share of active receptors when TPO and drug act as independent causes."""
-    tau = tpo / (p.tpo_half_activation + tpo)
+    return active(tpo / (p.tpo_half_activation + tpo), concentration_nM, p)
+
+
+def active(tau: Array, concentration_nM: Array, p: Parameters) -> Array:
+    """The same from tau, the share that TPO alone activates."""
     Cn = concentration_nM**p.dimer_hill
     delta = p.dimer_efficacy * Cn / (p.receptor_ec50_nM**p.dimer_hill + Cn)
     return tau + delta - tau * delta
@@ -43,6 +47,23 @@ def active_fraction(tpo: Array, concentration_nM: Array, p: Parameters) -> Array
 def jak2_activity(active: Array, socs: Array, p: Parameters) -> Array:
     """j = a/(1 + phi (SOCS - 1))."""
     return active / (1 + p.socs_strength * (socs - 1))
+
+
+def activation(tau: Array, concentration_nM: Array, p: Parameters) -> tuple[Array, Array]:
+    """A and B whose ratio is ``active``: B = EC50^n + C^n, A = tau B + eps C^n (1 - tau)."""
+    Cn = concentration_nM**p.dimer_hill
+    B = p.receptor_ec50_nM**p.dimer_hill + Cn
+    return tau * B + p.dimer_efficacy * Cn * (1 - tau), B
+
+
+def driven(activation: tuple[Array, Array], socs: Array, p: Parameters) -> Pathways:
+    """equilibrium(jak2_activity(A/B, socs)) with one division a pathway.
+
+    (1 + kappa) j/(kappa + j) with j = A/(s B), s = 1 + phi (SOCS - 1), is (1 + kappa) A/(kappa s B + A).
+    """
+    A, B = activation
+    sB = (1 + p.socs_strength * (socs - 1)) * B
+    return Pathways(*((1 + k) * A / (k * sB + A) for k in kappas(p)))
 
 
 def equilibrium(jak2: Array, p: Parameters) -> Pathways:

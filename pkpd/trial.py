@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from pkpd import cohort, endpoints, pharmacokinetics, random, titration
-from pkpd.devices import map_tiles, tile_width
+from pkpd.devices import AUTOMATIC, map_tiles, tile_width
 from pkpd.engine import grid
 from pkpd.engine.solver import DAYS_A_WEEK, solver
 from pkpd.model import DYNAMIC, Form
@@ -82,7 +82,7 @@ def simulate_tile(
     n_weeks: int,
     form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
-    engine: str = "xla",
+    engine: str = AUTOMATIC,
 ) -> Visits:
     """Courses of one batch. ``keys`` [patients]; ``days`` [visits] increasing; ``n_weeks`` covers the last day.
 
@@ -196,7 +196,7 @@ def simulate(
     trial: np.ndarray | int = 0,
     form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
-    engine: str = "xla",
+    engine: str = AUTOMATIC,
 ) -> Iterator[Visits]:
     """Courses of patients with the given numbers, tile by tile in order (host arrays).
 
@@ -229,7 +229,7 @@ def event_moments(
     landmark: int = -1,
     form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
-    engine: str = "xla",
+    engine: str = AUTOMATIC,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Moments of the events of consecutive groups of patients, rescue integrated out, tile by tile (host arrays).
 

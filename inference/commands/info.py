@@ -14,18 +14,21 @@ def run() -> None:
     start_jax()
     import jax
 
-    from inference.config import ENGINES
     from pkpd.datatables import data_folder
+    from pkpd.devices import ENGINES, kernel_trouble, resolve_engine
     from pkpd.scenario import FOLDER as SCENARIOS
     from pkpd.tables import FOLDER as LIBRARY
 
     numbers = precision()
+    why = kernel_trouble()
+    chosen = resolve_engine() + (f" (no kernel: {why})" if why else "")
     show_table("versions", ("package", "version"), versions().items())
     rows = [
         ("devices", ", ".join(devices())),
         ("default back end", jax.default_backend()),
         ("precision", f"cohorts {numbers['cohorts']}, reference solver {numbers['reference']}"),
         ("engines", ", ".join(ENGINES)),
+        ("engine chosen", chosen),
         ("library", f"{LIBRARY}: {_names(LIBRARY, '*.toml')}"),
         ("scenarios", f"{SCENARIOS}: {_names(SCENARIOS, '*.toml')}"),
         ("published data", f"{data_folder()}: {_names(data_folder(), '*.csv')}"),

@@ -60,6 +60,7 @@ class Carry(NamedTuple):
     pathways: signalling.Pathways
     socs: Array
     cells: thrombopoiesis.Megakaryopoiesis
+    factors: signalling.Factors
     auc_nM_h: Array
     cmax_nM: Array
 
@@ -93,13 +94,14 @@ def carry(s: State, c: Course) -> Carry:
     u = s.central_nmol / p.central_volume_l
     C = free_concentration_nM(s, p)
     mode_1, mode_2 = disposition.to_modes(u, s.peripheral_nmol / p.peripheral_volume_l, c.modes)
-    drug = disposition.Drug(s.depot_nmol, mode_1, mode_2, s.target_nM, u - C)
+    x = signalling.Pathways(*s[4:8])
     return Carry(
-        drug,
+        disposition.Drug(s.depot_nmol, mode_1, mode_2, s.target_nM, u - C),
         C,
-        signalling.Pathways(*s[4:8]),
+        x,
         s.socs,
         thrombopoiesis.Megakaryopoiesis(*s[9:16]),
+        signalling.factors(x, c.baseline.pathways, c.baseline.gain, p),
         jnp.zeros_like(C),
         C,
     )
@@ -114,36 +116,27 @@ def state(y: Carry, c: Course) -> State:
     return State(d.depot_nmol, central, peripheral, d.target_nM, *y.pathways, y.socs, *y.cells)
 
 
-def _pathway_drive(C: Array, tpo: Array, socs: Array, p: Parameters, form: Form) -> signalling.Pathways:
-    hill = p._replace(dimer_hill=1) if form.hill_is_one else p
-    j = signalling.jak2_activity(signalling.active_fraction(tpo, C, hill), socs, p)
-    return signalling.equilibrium(j, p)
-
-
-def _pathways(k: Steps, y: Carry, C: tuple, tpo: tuple, c: Course, form: Form, true: Array) -> tuple[Any, Array]:
-    """Pathways and SOCS at start, middle and end of the step."""
+def _pathways(k: Steps, y: Carry, C: tuple, tau: tuple, c: Course, form: Form, true: Array) -> tuple[Any, Any, Array]:
+    """Pathways at the middle and at the end of the step, and SOCS at its end."""
     p, x, x5_0 = c.parameters, y.pathways, c.baseline.pathways.stat5
+    hill = p._replace(dimer_hill=1) if form.hill_is_one else p
     if form.signalling == "quasi-steady":
-        at = tuple(
-            signalling.quasi_steady(signalling.active_fraction(t, Ci, p), x5_0, p) for Ci, t in zip(C, tpo, strict=True)
+        (x_middle, _), (x_end, socs) = (
+            signalling.quasi_steady(signalling.active(tau[i], C[i], hill), x5_0, p) for i in (1, 2)
         )
-        return tuple(a[0] for a in at), at[2][1]
-    start = _pathway_drive(C[0], tpo[0], y.socs, p, form)
+        return x_middle, x_end, socs
+    start, middle, end = (signalling.activation(t, Ci, hill) for t, Ci in zip(tau, C, strict=True))
+    drive = signalling.driven(start, y.socs, p)
     # SOCS is predicted with STAT5 on its way to the drive at the start, then corrected with the STAT5 of that SOCS
-    stat5_m, stat5_e = relaxation.relax(k.pathways[1], x.stat5, *(start.stat5,) * 3)
+    stat5_m, stat5_e = relaxation.relax(k.pathways[1], x.stat5, *(drive.stat5,) * 3)
     socs_m, socs_e = relaxation.relax(k.socs, y.socs, x.stat5 / x5_0, stat5_m / x5_0, stat5_e / x5_0)
-    ahead = (_pathway_drive(C[i], tpo[i], s, p, form).stat5 for i, s in ((1, socs_m), (2, socs_e)))
-    stat5_m, stat5_e = relaxation.relax(k.pathways[1], x.stat5, start.stat5, *ahead)
+    ahead = (signalling.driven(at, S, p).stat5 for at, S in ((middle, socs_m), (end, socs_e)))
+    stat5_m, stat5_e = relaxation.relax(k.pathways[1], x.stat5, drive.stat5, *ahead)
     socs_m, socs_e = once(relaxation.relax(k.socs, y.socs, x.stat5 / x5_0, stat5_m / x5_0, stat5_e / x5_0), true)
-    middle = _pathway_drive(C[1], tpo[1], socs_m, p, form)
-    end = _pathway_drive(C[2], tpo[2], socs_e, p, form)
-    start, middle, end = once((start, middle, end), true)
-    moved = [relaxation.relax(k.pathways[i], x[i], start[i], middle[i], end[i]) for i in range(4)]
-    return (
-        x,
-        signalling.Pathways(*(m for m, _ in moved)),
-        signalling.Pathways(*(e for _, e in moved)),
-    ), socs_e
+    drives = once((drive, signalling.driven(middle, socs_m, p), signalling.driven(end, socs_e, p)), true)
+    moved = [relaxation.relax(k.pathways[i], x[i], *(d[i] for d in drives)) for i in range(4)]
+    x_middle, x_end = (signalling.Pathways(*v) for v in zip(*moved, strict=True))
+    return x_middle, x_end, socs_e
 
 
 def _platelets(
@@ -151,52 +144,54 @@ def _platelets(
 ) -> tuple[Array, Array]:
     """P' = made(t) - ksen P - v P/(K + P) over ``h`` hours: P half-way and at the end.
 
-    Each implicit stage is a quadratic in P.
+    Each implicit stage is a quadratic in the change of P, whose constant vanishes at rest: rounding moves nothing.
     """
     q = GAMMA * h
-    A = 1 + q * ksen
+    A, W = 1 + q * ksen, K + P
+    v_W = v / W
+    lost = P * (ksen + v_W)
+    turnover, four = A * W + q * K * v_W, 4 * A * W
 
-    def stage(b: Array) -> Array:
-        B = A * K + q * v - b
-        root = jnp.sqrt(jnp.maximum(B * B + 4 * A * K * b, 0))
-        return jnp.where(B > 0, 2 * K * b / (jnp.abs(B) + root), (root - B) / (2 * A))
+    def stage(g: Array) -> Array:
+        b = turnover - g
+        root = jnp.sqrt(jnp.maximum(b * b + four * g, 0))
+        return jnp.where(b > 0, 2 * W * g / (jnp.abs(b) + root), (root - b) / (2 * A))
 
-    def at(t: float) -> Array:
+    def net(t: float) -> Array:
         start, middle, end = made
-        return (1 - t) * (1 - 2 * t) * start + 4 * t * (1 - t) * middle + t * (2 * t - 1) * end
+        return q * ((1 - t) * (1 - 2 * t) * start + 4 * t * (1 - t) * middle + t * (2 * t - 1) * end - lost)
 
-    Y1 = once(stage(P + q * at(GAMMA)), true)
-    f1 = (Y1 - P) / GAMMA
-    Y2 = once(stage(P + A_21 * f1 + q * at(STAGE_2)), true)
-    f2 = (Y2 - P - A_21 * f1) / GAMMA
-    Y3 = stage(P + B_1 * f1 + B_2 * f2 + q * made[2])
-    f3 = (Y3 - P - B_1 * f1 - B_2 * f2) / GAMMA
-    lowest = 1e-3 * Y1  # the first stage is positive whatever the step
-    return jnp.maximum(P + MIDDLE[0] * f1 + MIDDLE[1] * f2 + MIDDLE[2] * f3, lowest), jnp.maximum(Y3, lowest)
+    d1 = once(stage(net(GAMMA)), true)
+    f1 = d1 / GAMMA
+    d2 = once(stage(A_21 * f1 + net(STAGE_2)), true)
+    f2 = (d2 - A_21 * f1) / GAMMA
+    d3 = stage(B_1 * f1 + B_2 * f2 + q * (made[2] - lost))
+    f3 = (d3 - B_1 * f1 - B_2 * f2) / GAMMA
+    lowest = 1e-3 * (P + d1)  # the first stage is positive whatever the step
+    return jnp.maximum(P + MIDDLE[0] * f1 + MIDDLE[1] * f2 + MIDDLE[2] * f3, lowest), jnp.maximum(P + d3, lowest)
 
 
-def _tpo_ahead(
-    cells: thrombopoiesis.Megakaryopoiesis, f: signalling.Factors, loss: Array, h: Array, v: Array, c: Course
-) -> tuple[Array, Array, Array]:
-    """TPO at start, middle and end of the step, its uptake taken linear in time towards what it will be at the end.
+def _tpo_ahead(P: Array, M: Array, y: Carry, h: Array, v: Array, loss: Array, c: Course) -> Array:
+    """TPO at the end of the step, its uptake taken linear in time towards what it will be there.
 
     Platelets ahead are one linearly implicit Euler step, so that they stay bounded where they turn over within it.
     """
-    p, t, K = c.parameters, c.baseline.turnover, c.parameters.immune_half_saturation_1e9_per_l
-    M0, M1, M2, M3, M4, P, T = cells
-    leaving = 1 / (K + P)
-    dP = f.maturation * t.ktr_per_h * M4 - (p.senescence_per_h + v * leaving) * P
-    P_end = jnp.maximum(P + h * dP / (1 + h * (p.senescence_per_h + v * K * leaving * leaving)), 0)
+    p, t, f, K = c.parameters, c.baseline.turnover, y.factors, c.parameters.immune_half_saturation_1e9_per_l
+    M0, *_, M4 = y.cells[:5]
+    there = K + P
+    dP = (f.maturation * t.ktr_per_h * M4 - p.senescence_per_h * P) * there - v * P
+    square = there * there
+    P_end = jnp.maximum(P + h * dP * there / (square + h * (p.senescence_per_h * square + v * K)), 0)
     dM = t.production * f.proliferation + t.ktr_per_h * ((f.survival - 1) * M0 - M4)
-    M_end = jnp.maximum(M0 + M1 + M2 + M3 + M4 + h * dM, 0)
-    change = thrombopoiesis.tpo_loss(P_end, M_end, p) - loss
-    return T, _tpo(T, loss + change / 4, h / 2, p), _tpo(T, loss + change / 2, h, p)
+    return _tpo(y.cells.tpo_relative, (loss + thrombopoiesis.tpo_loss(P_end, jnp.maximum(M + h * dM, 0), p)) / 2, h, p)
 
 
 def _tpo(T: Array, mean_loss: Array, h: Array, p: Parameters) -> Array:
-    """T after ``h`` hours at a constant loss."""
-    level = 1 / mean_loss
-    return level + (T - level) * jnp.exp(-p.tpo_turnover_per_h * mean_loss * h)
+    """T after ``h`` hours of T' = kT (1 - loss T) at a constant loss, by the (1, 2) Pade form of the exponential."""
+    made = p.tpo_turnover_per_h * h
+    z = made * mean_loss
+    share = (1 + z / 6) / (1 + z * (2 / 3 + z / 6))
+    return jnp.maximum(T + (made - z * T) * share, made * share)  # the second only where z > 3
 
 
 def step(k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array, form: Form) -> Carry:
@@ -211,20 +206,24 @@ def step(k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array
     drug, C1, C2 = once((drug, C1, C2), true)
     drug, C3, C4 = disposition.step(k.disposition, a, drug, true)
     drug, C3, C4 = once((drug, C3, C4), true)
-    C = (y.concentration_nM, C2, C4)
 
     M0, M1, M2, M3, M4, P, T = y.cells
+    M = M0 + M1 + M2 + M3 + M4
     v = t.immune_capacity * jnp.exp(immune_log_activity)
-    loss = thrombopoiesis.tpo_loss(P, M0 + M1 + M2 + M3 + M4, p)
-    f_now = signalling.factors(y.pathways, c.baseline.pathways, c.baseline.gain, p)
-    tpo = once(_tpo_ahead(y.cells, f_now, loss, k.hours, v, c), true)
+    loss = thrombopoiesis.tpo_loss(P, M, p)
+    T_ahead = _tpo_ahead(P, M, y, k.hours, v, loss, c)
+    tau_start, tau_end = (Ti / (p.tpo_half_activation + Ti) for Ti in (T, T_ahead))
+    tau = once((tau_start, (tau_start + tau_end) / 2, tau_end), true)
 
-    x, socs = _pathways(k, y, C, tpo, c, form, true)
-    f = once([signalling.factors(xi, c.baseline.pathways, c.baseline.gain, p) for xi in x], true)
+    x_middle, x_end, socs = _pathways(k, y, (y.concentration_nM, C2, C4), tau, c, form, true)
+    f_middle, f_end = once(
+        tuple(signalling.factors(x, c.baseline.pathways, c.baseline.gain, p) for x in (x_middle, x_end)), true
+    )
+    f = (y.factors, f_middle, f_end)
 
     ktr, r0 = t.ktr_per_h, t.production
     m0 = relaxation.relax(k.transit, M0, *(r0 / ktr * fi.proliferation for fi in f))
-    m1 = relaxation.relax(k.transit, M1, f[0].survival * M0, f[1].survival * m0[0], f[2].survival * m0[1])
+    m1 = relaxation.relax(k.transit, M1, *(fi.survival * m for fi, m in zip(f, (M0, *m0), strict=True)))
     m2 = relaxation.relax(k.transit, M2, M1, *m1)
     m3 = relaxation.relax(k.transit, M3, M2, *m2)
     m4 = relaxation.relax(k.transit, M4, M3, *m3)
@@ -240,9 +239,10 @@ def step(k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array
     return Carry(
         drug,
         C4,
-        x[2],
+        x_end,
         socs,
         thrombopoiesis.Megakaryopoiesis(m0[1], m1[1], m2[1], m3[1], m4[1], P_end, T_end),
-        y.auc_nM_h + k.hours / 12 * (C[0] + 4 * C1 + 2 * C2 + 4 * C3 + C4),
+        f_end,
+        y.auc_nM_h + k.hours / 12 * (y.concentration_nM + 4 * C1 + 2 * C2 + 4 * C3 + C4),
         jnp.maximum(y.cmax_nM, jnp.maximum(jnp.maximum(C1, C2), jnp.maximum(C3, C4))),
     )

@@ -16,16 +16,21 @@ SERIES_TERMS = 18  # at z <= 1 the next term is 1/21!, below float64 resolution
 
 
 class Weights(NamedTuple):
-    """Weights of (y, d_start, d_middle, d_end) in y at the middle and at the end of the step; each row adds to 1."""
+    """Weights of (d_start - y, d_middle - y, d_end - y) in the change of y up to the middle and the end of the step.
 
-    middle: tuple[Array, Array, Array, Array]
-    end: tuple[Array, Array, Array, Array]
+    In this form a state at rest stays there to the last bit, however short the step.
+    """
+
+    middle: tuple[Array, Array, Array]
+    end: tuple[Array, Array, Array]
 
 
 def phi(z: Array) -> tuple[Array, Array, Array]:
     """phi_1, phi_2, phi_3 at -z for z >= 0: phi_j = integral over (0, 1) of exp(-z (1 - s)) s^(j-1)/(j-1)! ds."""
     small = jnp.minimum(z, 1)
-    series = sum((-1) ** k / math.factorial(k + 3) * small**k for k in range(SERIES_TERMS))
+    series = jnp.zeros_like(small)
+    for k in reversed(range(SERIES_TERMS)):
+        series = 1 / math.factorial(k + 3) - small * series
     series_2 = 0.5 - small * series
     large = jnp.maximum(z, 1)
     upward_1 = -jnp.expm1(-large) / large
@@ -46,19 +51,18 @@ def weights(rate_per_h: Array, h: Array) -> Weights:
     g1, g2, g3 = phi(z / 2)
     return Weights(
         middle=(
-            jnp.exp(-z / 2),
             z / 2 * (g1 - 1.5 * g2 + g3),
             z / 2 * (2 * g2 - 2 * g3),
             z / 2 * (g3 - 0.5 * g2),
         ),
-        end=(jnp.exp(-z), z * (f1 - 3 * f2 + 4 * f3), z * (4 * f2 - 8 * f3), z * (4 * f3 - f2)),
+        end=(z * (f1 - 3 * f2 + 4 * f3), z * (4 * f2 - 8 * f3), z * (4 * f3 - f2)),
     )
 
 
 def relax(w: Weights, y: Array, start: Array, middle: Array, end: Array) -> tuple[Array, Array]:
     """y at the middle and at the end of the step for a drive known at its start, middle and end."""
-    m, e = w
+    away = (start - y, middle - y, end - y)
     return (
-        m[0] * y + m[1] * start + m[2] * middle + m[3] * end,
-        e[0] * y + e[1] * start + e[2] * middle + e[3] * end,
+        y + (w.middle[0] * away[0] + w.middle[1] * away[1] + w.middle[2] * away[2]),
+        y + (w.end[0] * away[0] + w.end[1] * away[1] + w.end[2] * away[2]),
     )

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from pkpd.devices import resolve_engine
 from pkpd.engine import fast, grid, interval, reference
-from pkpd.errors import InputError, nearest
 from pkpd.model import Form, State, free_concentration_nM, steady_state
 from pkpd.parameters import Parameters
 
-ENGINES = ("kernel", "xla", "reference")
 DAYS_A_WEEK = 7  # omega changes weekly, whatever the visit calendar
 
 
@@ -39,26 +38,36 @@ class Solver(NamedTuple):
 
 
 def solver(engine: str, p: Parameters, form: Form, steps: grid.Grid) -> Solver:
-    """The solver of that name for a batch at rest before treatment; InputError for an unknown name."""
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r}{nearest(engine, ENGINES)}")
+    """The solver of that name (``devices.resolve_engine``) for a batch at rest before treatment."""
+    engine = resolve_engine(engine)
     shape = jnp.broadcast_shapes(*(jnp.shape(leaf) for leaf in p))
     at_rest = State(*(jnp.broadcast_to(leaf, shape) for leaf in steady_state(p)[0]))
     return {"kernel": _kernel, "xla": _fast, "reference": _reference}[engine](p, form, steps, at_rest)
 
 
 def _kernel(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
+    """Vector code; the last group is filled up with its last patient."""
     from pkpd.engine.vector import kernel
 
+    n = at_rest.platelets_1e9_per_l.shape[0]
+    missing = -n % kernel.lanes(at_rest.platelets_1e9_per_l.dtype)
+
+    def filled(leaf: Array) -> Array:
+        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, missing)], mode="edge") if missing else leaf
+
+    p = Parameters(*(filled(leaf) if jnp.ndim(leaf) else leaf for leaf in p))
     c = fast.course(p)
     hours, ka, ka_none, arrival = grid.day(p, steps)
     k = kernel.prepare(c, hours, ka, ka_none)
 
     def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
         y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
-        return kernel.advance(y, c, k, arrival, first, day, dose_nmol, omega, form)
+        return kernel.advance(y, c, k, arrival, first, day, filled(dose_nmol), filled(omega), form)
 
-    return Solver(fast.carry(at_rest, c), advance, _fast_reading)
+    def read(y: fast.Carry) -> Reading:
+        return Reading(*(leaf[:n] for leaf in _fast_reading(y)))
+
+    return Solver(fast.carry(State(*map(filled, at_rest)), c), advance, read)
 
 
 def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:

@@ -183,7 +183,7 @@ BAD = {
     "unknown option": Bad("fit --quik", None, "No such option"),
     "missing argument": Bad("trial", None, "Missing argument"),
     "missing output": Bad("profile c.toml", CASE, "Missing option '--out'"),
-    "unknown engine": Bad("trial phase3 --engine kernel", None, "'kernel' is not one of 'xla', 'reference'"),
+    "unknown engine": Bad("trial phase3 --engine gpu", None, "'gpu' is not one of 'auto', 'kernel'"),
     "unknown solver": Bad("profile c.toml --out o.csv --solver slow", CASE, "'fast', 'reference'"),
     "negative seed": Bad("simulate phase3 --seed -1", None, "'--seed'"),
     "TPO not a number": Bad("assay --out d --tpo nan", None, "--tpo"),

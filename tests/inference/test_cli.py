@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from inference import cli, config
+from inference import cli
 from inference.progress import bars, silent
 from inference.startup import _mend
+from pkpd import devices
 from pkpd.errors import InputError
 
 COMMANDS = ("fit", "trial", "simulate", "profile", "assay", "check", "report", "info")
@@ -50,8 +51,8 @@ def test_version(capsys):
     assert capsys.readouterr().out.startswith("pkpd ")
 
 
-def test_engines_are_those_of_the_config():
-    assert tuple(engine.value for engine in cli.Engine) == config.ENGINES
+def test_engines_are_those_of_the_device_policy():
+    assert tuple(engine.value for engine in cli.Engine) == (devices.AUTOMATIC, *devices.ENGINES)
 
 
 def end_check_with(monkeypatch, error: BaseException) -> int:

@@ -82,7 +82,7 @@ def titrated(patients: Patients) -> np.ndarray:
     arms = [a.arm for a in planned_arms(load_scenario("phase3")) if a.arm.dose_scale > 0]
     rule, n = arms[0].rule, patients.omega.shape[1]
     level = np.where(np.arange(n) % 2 == 0, arms[0].start_level, arms[1].start_level)
-    move = solver("xla", patients.parameters, DYNAMIC, grid.DEFAULT)
+    move = solver("kernel", patients.parameters, DYNAMIC, grid.DEFAULT)
 
     def week(loop, w):
         y, dosing = loop

@@ -120,7 +120,7 @@ def test_without_drug_nothing_moves(x64, tolerance):
     dtype = jnp.float64 if x64 else jnp.float32
     patients = drawn.cast(drawn.box(512, seed=4), dtype)._replace(omega=jnp.zeros((drawn.WEEKS, 512), dtype))
     P0 = np.asarray(patients.parameters.baseline_platelets_1e9_per_l)
-    P = drawn.counts("xla", patients, np.zeros((drawn.WEEKS, 512)))
+    P = drawn.counts("kernel", patients, np.zeros((drawn.WEEKS, 512)))
     assert P.dtype == dtype
     with jax.enable_x64(x64):
         profile = run_case(case([0, 24, 1344], immune_half_saturation_1e9_per_l=5.0))

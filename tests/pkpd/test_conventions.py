@@ -117,7 +117,7 @@ def test_every_step_of_a_schedule_has_a_length_and_they_add_up():
 def test_profile_and_visit_loop_are_one_model():
     patients = drawn.ordinary(4, seed=8)._replace(omega=jnp.zeros((drawn.WEEKS, 4)))
     weekly = np.repeat(np.array([5, 7.5, 0, 0, 2.5, 2.5, 5, 5.0])[:, None], 4, axis=1)
-    counts = drawn.counts("xla", patients, weekly)
+    counts = drawn.counts("kernel", patients, weekly)
     values = {name: float(leaf[0]) for name, leaf in zip(patients.parameters._fields, patients.parameters, strict=True)}
     doses = tuple(DailyDoses(7 * w, 7 * w + 6, float(mg)) for w, mg in enumerate(weekly[:, 0]) if mg)
     case = Case("hetrombopag", tuple(168.0 * w for w in range(1, 9)), doses, values)
@@ -125,7 +125,7 @@ def test_profile_and_visit_loop_are_one_model():
     np.testing.assert_allclose(profile, counts[:, 0], rtol=1e-9)
 
 
-@pytest.mark.parametrize("engine", ["xla", "reference"])
+@pytest.mark.parametrize("engine", ["kernel", "xla", "reference"])
 def test_the_decision_of_a_visit_acts_on_that_days_dose(engine):
     """Day 7's count is that of days 0 to 6; what is decided there changes day 8's."""
     p = jax.tree.map(lambda leaf: leaf[:2], drawn.ordinary(2, seed=9).parameters)
@@ -146,7 +146,7 @@ def test_drift_acts_in_its_own_week():
     weekly = np.full((drawn.WEEKS, 4), 5.0)
     flat = patients._replace(omega=jnp.zeros((drawn.WEEKS, 4)))
     raised = flat._replace(omega=flat.omega.at[2].set(0.5))
-    change = drawn.counts("xla", raised, weekly) / drawn.counts("xla", flat, weekly) - 1
+    change = drawn.counts("kernel", raised, weekly) / drawn.counts("kernel", flat, weekly) - 1
     assert (change[:2] == 0).all() and (change[2] < -0.05).all()
     segments = reference.days(patients.parameters, np.zeros((28, 4)), raised.omega)
     omega = np.asarray(segments.immune_log_activity).reshape(28, 3, 4)

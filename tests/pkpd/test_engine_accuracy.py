@@ -28,7 +28,7 @@ def exact_counts(patients: drawn.Patients, weekly_mg: np.ndarray, rtol: float = 
 
 
 def relative_error(patients: drawn.Patients, weekly_mg: np.ndarray, exact: np.ndarray, dtype) -> np.ndarray:
-    found = drawn.counts("xla", drawn.cast(patients, dtype), weekly_mg)
+    found = drawn.counts("kernel", drawn.cast(patients, dtype), weekly_mg)
     assert np.isfinite(found).all() and (found > 0).all()
     return np.abs(found / exact - 1)
 
@@ -92,13 +92,13 @@ def test_many_patients_of_the_box_stay_finite_and_positive():
     for seed in range(2):
         patients = drawn.cast(drawn.box(4096, seed), jnp.float32)
         ladder = np.random.default_rng(seed).choice([0, 2.5, 3.75, 5, 7.5, 75.0], (drawn.WEEKS, 4096))
-        found = drawn.counts("xla", patients, ladder)
+        found = drawn.counts("kernel", patients, ladder)
         assert np.isfinite(found).all() and (found > 0).all()
 
 
 def test_the_error_falls_at_least_with_the_square_of_the_step(ordinary):
     patients, weekly_mg, exact = ordinary
-    errors = [np.abs(drawn.counts("xla", patients, weekly_mg, grid.Grid(4 * k, 11 * k)) / exact - 1) for k in (1, 2)]
+    errors = [np.abs(drawn.counts("kernel", patients, weekly_mg, grid.DEFAULT.refined(k)) / exact - 1) for k in (1, 2)]
     assert errors[1].max() < errors[0].max() / 4 and np.median(errors[1]) < np.median(errors[0]) / 4
 
 

@@ -16,6 +16,8 @@ from llvmlite import ir
 
 from pkpd.engine.vector.elementary import Vectors
 
+Value = tuple[ir.Value, ...]  # of one group of patients
+
 
 class NotLowered(Exception):
     """An operation that has no vector code; the XLA engine runs instead."""
@@ -96,23 +98,27 @@ RULES: dict[str, Callable[..., ir.Value]] = {
 }
 
 
-def emit(v: Vectors, closed: ClosedJaxpr, arguments: Sequence[ir.Value]) -> list[ir.Value]:
-    """Writes ``closed`` at the builder's place; ``arguments`` and results are registers.
+def emit(v: Vectors, closed: ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
+    """Writes ``closed`` at the builder's place; arguments and results are values of a group, a register or more each.
+
+    Every operation is written for all registers of its values before the next: side by side, their chains of
+    operations hide each other's latency.
 
     NotLowered names an operation, or a value with a shape, that has no vector code.
     """
-    values: dict[Any, ir.Value] = {}
+    values: dict[Any, Value] = {}
     jaxpr = closed.jaxpr
+    width = len(arguments[0])
 
-    def constant(x: Any) -> ir.Value:
+    def constant(x: Any) -> Value:
         number = np.asarray(x)
         if number.size != 1:
             raise NotLowered(f"a constant of shape {number.shape}")
         if number.dtype == np.bool_:
-            return ir.Constant(ir.VectorType(ir.IntType(1), v.lanes), [int(number.item())] * v.lanes)
-        return v.constant(float(number.item()))
+            return (ir.Constant(ir.VectorType(ir.IntType(1), v.lanes), [int(number.item())] * v.lanes),) * width
+        return (v.constant(float(number.item())),) * width
 
-    def read(atom: Any) -> ir.Value:
+    def read(atom: Any) -> Value:
         return constant(atom.val) if isinstance(atom, Literal) else values[atom]
 
     values.update(zip(jaxpr.constvars, map(constant, closed.consts), strict=True))
@@ -121,26 +127,22 @@ def emit(v: Vectors, closed: ClosedJaxpr, arguments: Sequence[ir.Value]) -> list
         name = equation.primitive.name
         inputs = [read(atom) for atom in equation.invars]
         inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
-        if any(np.size(np.empty(o.aval.shape)) != 1 for o in equation.outvars):
-            raise NotLowered(f"{name} of shape {equation.outvars[0].aval.shape}")
+        shapes: list[Any] = [getattr(out.aval, "shape", ()) for out in equation.outvars]
+        if any(np.prod(shape) != 1 for shape in shapes):
+            raise NotLowered(f"{name} of shapes {shapes}")
         if name == "optimization_barrier":
             results = inputs
         elif inner is not None and name not in ("scan", "while", "cond"):
             whole = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
             results = emit(v, whole, inputs)
         elif name in RULES:
-            results = [RULES[name](v, *inputs, **equation.params)]
+            results = [tuple(RULES[name](v, *registers, **equation.params) for registers in zip(*inputs, strict=True))]
         else:
             raise NotLowered(f"operation {name!r}")
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def trace(function: Callable[..., Any], *arguments: Any) -> tuple[ClosedJaxpr, Any]:
-    """Jaxpr of ``function`` for one patient: every leaf of ``arguments`` is taken as one number of its dtype.
-
-    Also the tree of what it returns.
-    """
-    scalar = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), arguments)
-    closed, out = jax.make_jaxpr(function, return_shape=True)(*scalar)
-    return closed, jax.tree.structure(out)
+def trace(function: Callable[..., Any], *arguments: Any) -> ClosedJaxpr:
+    """Jaxpr of ``function`` for one patient: every leaf of ``arguments`` is taken as one number of its dtype."""
+    return jax.make_jaxpr(function)(*jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), arguments))
