@@ -136,6 +136,7 @@ def profile(
 @app.command()
 def assay(
     out: Annotated[Path, typer.Option(help="Folder to make: table and picture.")],
+    posterior: Posterior = None,
     tpo: Annotated[float, typer.Option(help="TPO beside the drug, in healthy plasmas.", min=0.0, max=1e6)] = 1.0,
     minutes: Annotated[float, typer.Option(help="Minutes of exposure.", min=0.0, max=1e5)] = 60.0,
     force: Force = False,
@@ -143,7 +144,7 @@ def assay(
     """Cells in a dish: every pathway against concentration and time, alone and on top of TPO."""
     from inference.commands.assay import run
 
-    run(out=out, tpo=tpo, minutes=minutes, force=force)
+    run(out=out, posterior=posterior, tpo=tpo, minutes=minutes, force=force)
 
 
 @app.command()

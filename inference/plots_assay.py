@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from inference import labels
 from inference.plots import MARKED, figure, style
@@ -22,6 +23,8 @@ NAMES = labels.PATHWAYS | labels.FACTORS
 COLOURS = dict(zip(NAMES, (*labels.ARM_COLOURS[:4], *labels.ARM_COLOURS[:3]), strict=True))
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # of the media, or of the multiples of the EC50
 DPI = 130
+BAND = 0.1  # opacity of a 95% band; several overlap
+BAND_COLOUR = "#999999"
 SILENT: dict[str, Any] = {"color": labels.PLACEBO_COLOUR, "ls": DASHES[2], "lw": 1.8}
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 CONCENTRATION = "concentration, on the model's plasma scale (nM)"
@@ -31,8 +34,13 @@ def picture(result: Result, *, minutes: float) -> Figure:
     """Pathways and factors against concentration, pathways over time, EC50s: a column a medium and one more."""
     media = list(dict.fromkeys(result.summary["medium"]))
     active, silent = media[:-1], media[-1]
+    title = f"Cells in a dish with {result.comparison['drug'].iloc[0]}"
+    height, per_row = 8.0, 5  # per_row: entries of the legend
+    if _banded(result):
+        title += ", at the posterior medians of a fit"
+        height, per_row = 8.8, 6
     with style():
-        fig = figure(8.0, f"Cells in a dish with {result.comparison['drug'].iloc[0]}", width=4.2 * (len(active) + 1))
+        fig = figure(height, title, width=4.2 * (len(active) + 1))
         axes = fig.subplots(2, len(active) + 1)
         for column, medium in enumerate(active):
             draw_pathways(axes[0, column], result, medium, silent)
@@ -43,7 +51,7 @@ def picture(result: Result, *, minutes: float) -> Figure:
         axes[0, -1].set_title(f"Factors after {minutes:g} min")
         draw_comparison(axes[1, -1], result)
         axes[1, -1].set_title("A dish is not plasma")
-        fig.legend(handles=_handles(result), loc="outside lower center", ncols=3 if len(active) == 1 else 5)
+        fig.legend(handles=_handles(result), loc="outside lower center", ncols=3 if len(active) == 1 else per_row)
     return fig
 
 
@@ -98,26 +106,37 @@ def draw_comparison(ax: Axes, result: Result) -> None:
     rows = np.arange(len(table))[::-1]
     values = table["EC50_nM"].to_numpy()
     ax.vlines(values[0], rows[-1], rows[0], **MARKED)
-    for row, value, ratio, name in zip(rows, values, table["ratio_to_in_vitro"], table["quantity"], strict=True):
-        dish = row == rows[0]
+    for row, found in zip(rows, table.itertuples(), strict=True):
+        dish, value = row == rows[0], found.EC50_nM
+        colour = labels.ARM_COLOURS[1 if dish else 0]
         ax.hlines(row, values[0], value, color=labels.PRIOR_COLOUR, lw=3)
-        ax.plot(value, row, "D" if dish else "o", color=labels.ARM_COLOURS[1 if dish else 0], ms=8, mec="white")
-        text = f"{value:.3g} nM" if dish else f"{value:.3g} nM, {ratio:.3g}-fold"
-        ax.annotate(text, (value, row), (0, -8), textcoords="offset points", ha="center", va="top", fontweight="bold")
+        ax.hlines(row, found.lower_nM, found.upper_nM, color=colour, lw=2.2)  # NaN draws nothing
+        ax.plot(value, row, "D" if dish else "o", color=colour, ms=8, mec="white")
+        text = f"{value:.3g} nM" if dish else f"{value:.3g} nM, {found.ratio_to_in_vitro:.3g}-fold"
+        below = {"textcoords": "offset points", "ha": "center", "va": "top"}
+        ax.annotate(text, (value, row), (0, -8), fontweight="bold", **below)
+        if np.isfinite(found.lower_nM):
+            text = f"{_range(found.lower_nM, found.upper_nM)} nM, {_range(found.ratio_lower, found.ratio_upper)}-fold"
+            ax.annotate(text, (value, row), (0, -20), fontsize=8.5, **below)
         above = {"xytext": (-12, 8), "textcoords": "offset points", "ha": "left", "va": "bottom"}
-        ax.annotate(name, (values[0], row), fontsize=8.5, bbox=WHITE, **above)
+        ax.annotate(found.quantity, (values[0], row), fontsize=8.5, bbox=WHITE, **above)
     ax.set_xscale("log")
-    ax.set_xlim(values.min() / 2.5, values.max() * 6)
-    ax.set_ylim(-2.1, len(rows) - 0.4)
+    ax.set_xlim(values.min() / 2.5, np.nanmax([values, table["upper_nM"]]) * 6)
+    ax.set_ylim(*((-1.75, len(rows) - 0.55) if _banded(result) else (-2.1, len(rows) - 0.4)))  # room for the texts
     ax.set_yticks([])
     ax.grid(visible=False)
-    ax.set_xlabel("EC50 (nM)")
+    ax.set_xlabel("EC50 (nM), with 95% interval over draws" if _banded(result) else "EC50 (nM)")
     reason = textwrap.fill(f"Why: {table['reason'].iloc[-1]}.", 58)
     ax.text(0.02, 0.03, reason, transform=ax.transAxes, fontsize=8.5, va="bottom")
 
 
 def _draw_curve(ax: Axes, result: Result, medium: str, readout: str, dashes: object) -> None:
     c, y = _curve(result.response, medium, readout)
+    if _banded(result):
+        low, high = (_curve(result.response, medium, readout, f"value_{end}")[1] for end in ("lower", "upper"))
+        ax.fill_between(c, low, high, color=COLOURS[readout], alpha=BAND, lw=0)
+        for edge in (low, high):  # bands overlap: their edges tell them apart
+            ax.plot(c, edge, color=COLOURS[readout], ls=dashes, lw=0.7, alpha=0.6)
     ax.plot(c, y, color=COLOURS[readout], ls=dashes, lw=1.9)
     ec50 = _row(result.summary, medium, readout)["EC50_nM"]
     if np.isfinite(ec50):
@@ -125,9 +144,18 @@ def _draw_curve(ax: Axes, result: Result, medium: str, readout: str, dashes: obj
         ax.plot(ec50, at, "o", color=COLOURS[readout], ms=5.5, mec="white", mew=0.9, zorder=5)
 
 
-def _curve(table: pd.DataFrame, medium: str, readout: str) -> tuple[np.ndarray, np.ndarray]:
+def _banded(result: Result) -> bool:
+    """Whether the response has 95% bands over draws."""
+    return "value_lower" in result.response
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g} to {high:.3g}"
+
+
+def _curve(table: pd.DataFrame, medium: str, readout: str, column: str = "value") -> tuple[np.ndarray, np.ndarray]:
     shown = (table["medium"] == medium) & (table["readout"] == readout) & (table["concentration_nM"] > 0)
-    return table.loc[shown, "concentration_nM"].to_numpy(), table.loc[shown, "value"].to_numpy()
+    return table.loc[shown, "concentration_nM"].to_numpy(), table.loc[shown, column].to_numpy()
 
 
 def _row(summary: pd.DataFrame, medium: str, readout: str) -> pd.Series:
@@ -146,8 +174,9 @@ def _levels(result: Result) -> list[float]:
 
 def _share_limit(result: Result) -> float:
     """Upper end of the axis of shares: cells that rested without SOCS may pass 1 for a while."""
-    tables = (result.response, result.time_course)
-    return 1.04 * max(1.0, *(t.loc[t["readout"].isin([*labels.PATHWAYS]), "value"].max() for t in tables))
+    shown = [(result.response, "value"), (result.time_course, "value")]
+    shown += [(result.response, "value_upper")] if _banded(result) else []
+    return 1.04 * max(1.0, *(t.loc[t["readout"].isin([*labels.PATHWAYS]), column].max() for t, column in shown))
 
 
 def _draw_silent(ax: Axes, result: Result, silent: str, readout: str) -> None:
@@ -165,11 +194,13 @@ def _dish(medium: str) -> str:
     return "Pathways, drug alone" if medium == "no TPO" else f"Pathways, {medium}"
 
 
-def _handles(result: Result) -> list[Line2D]:
+def _handles(result: Result) -> list[Line2D | Patch]:
     """The legend of the figure: pathways, marks of the upper row, dashes of the lower row."""
     ec50 = _receptor_ec50(result)
+    band = [Patch(color=BAND_COLOUR, alpha=2 * BAND, lw=0, label="95% band over draws")] if _banded(result) else []
     return [
         *(Line2D([], [], color=COLOURS[r], lw=1.9, label=NAMES[r]) for r in labels.PATHWAYS),
+        *band,
         Line2D([], [], label="no receptor (all)", **SILENT),
         Line2D([], [], color="black", marker="o", mec="white", ms=6, lw=0, label="EC50 of the curve"),
         Line2D([], [], label=f"receptor EC50, {ec50:.3g} nM", **MARKED),

@@ -112,6 +112,14 @@ def load(folder: str | Path) -> FitResult:
     return result
 
 
+def load_fitted(folder: str | Path) -> FitResult:
+    """As ``load``; InputError too if the run holds a prior only."""
+    result = load(folder)
+    if result.prior_only:
+        raise InputError(f"{folder}: holds a prior only; legal: a run with a posterior")
+    return result
+
+
 def check_run(folder: Path) -> None:
     """InputError unless ``folder`` is the folder of a finished fit, with all its files."""
     if not folder.is_dir():

@@ -15,7 +15,6 @@ from statsmodels.stats.proportion import proportion_confint
 from inference.progress import Progress, silent
 from pkpd import endpoints, trial
 from pkpd.devices import AUTOMATIC, tile_width
-from pkpd.errors import InputError
 from pkpd.model import Form
 from pkpd.parameters import SD_SUFFIX, Population, with_values
 from pkpd.planned import PlannedArm, planned_arms
@@ -36,9 +35,7 @@ def posterior_draws(run: Path | None, n: int) -> dict[str, np.ndarray]:
         return {}
     from inference import store
 
-    posterior = store.load(run).posterior
-    if not posterior:
-        raise InputError(f"{run}: holds a prior only; legal: a run with a posterior")
+    posterior = store.load_fitted(run).posterior
     flat = {name: np.asarray(values).reshape(-1) for name, values in posterior.items()}
     total = len(next(iter(flat.values())))
     return {name: v[np.linspace(0, total - 1, n).astype(int)] for name, v in flat.items()}

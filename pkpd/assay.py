@@ -27,7 +27,19 @@ from pkpd.signalling import Factors, Pathways
 HEALTHY_TPO = 1.0  # TPO is relative to healthy plasma: 1 by definition
 STEP = 0.05  # of the fastest time constant: RK4 is then exact to about 1e-8
 REST = 60.0  # of the slowest time constants: what is left of any transient is below float64 resolution
+SILENT = 1e-9  # of the response without drug, or of 1: a smaller change is none
+STEPS = 40  # at most, of the least squares of many curves: smooth ones need about 8
+CONVERGED = 1e-10  # a step that changes no EC50 by more than this share is the last
+EXPONENT = 500.0  # keeps exp of a step that is tried within the range of floats
+SAME = 1e-5  # EC50s that differ by a smaller share differ by rounding
+INTERVAL = (0.025, 0.975)
 IN_VITRO = ("in_vitro", "proliferation_ec50", "32D-MPL, {drug}")  # table, quantity, arm of the published EC50
+COMPARED = (
+    "in-vitro EC50, proliferation of 32D-MPL cells",
+    "plasma EC50, active receptors",
+    "plasma EC50, proliferation without TPO, at rest",
+)
+RATIOS = {"ratio_to_in_vitro": "EC50_nM", "ratio_lower": "lower_nM", "ratio_upper": "upper_nM"}
 WHY = (
     "the medium of a dish holds little protein, so nearly all drug in it is free; a plasma concentration counts what "
     "is bound to plasma protein too: an in-vitro EC50 is not a plasma EC50"
@@ -98,7 +110,8 @@ def time_course(
 ) -> Readouts:
     """Readouts [times, ...] at ``hours`` after the drug was added; the other arguments broadcast to ``...``.
 
-    hours: [times], 0 or more, increasing. p: one cell (scalar leaves), whose dtype is that of the result.
+    hours: [times], 0 or more, increasing. p: one cell (scalar leaves), or leaves of one shape that broadcasts with the
+    other arguments; its dtype is that of the result.
     step: longest step of the fourth-order Runge-Kutta rule, in time constants of the fastest pathway.
     InputError if hours, tpo or concentrations are negative or not finite, or hours not increasing.
     """
@@ -154,7 +167,7 @@ def potency(concentration_nM: Any, response: Any) -> Potency:
 
     c, y = np.asarray(concentration_nM, float), np.asarray(response, float)
     bottom, span = y[0], y[-1] - y[0]
-    if abs(span) <= 1e-9 * max(abs(bottom), 1.0):
+    if abs(span) <= SILENT * max(abs(bottom), 1.0):
         return Potency(bottom, y[-1], np.nan, np.nan, np.nan)
     log_c, share = np.log(c[1:]), (y[1:] - bottom) / span
 
@@ -167,6 +180,42 @@ def potency(concentration_nM: Any, response: Any) -> Potency:
     return Potency(bottom, bottom + span * top, np.exp(log_ec50), slope, np.sqrt(np.mean(fit.fun**2)))
 
 
+def ec50s(concentration_nM: Any, response: Any) -> np.ndarray:
+    """EC50s [...] (nM) of many curves [..., n] at once: the least squares of ``potency``, by Levenberg and Marquardt.
+
+    concentration_nM: [..., n], increasing from 0. NaN where there is no response.
+    """
+    c, y = np.broadcast_arrays(np.asarray(concentration_nM, float), np.asarray(response, float))
+    span = y[..., -1:] - y[..., :1]
+    silent = abs(span) <= SILENT * np.maximum(abs(y[..., :1]), 1.0)
+    log_c, share = np.log(c[..., 1:]), (y[..., 1:] - y[..., :1]) / np.where(silent, 1.0, span)
+
+    def fitted(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        steep, top = x[..., 1:2], x[..., 2:]
+        hill = 1 / (1 + np.exp(np.clip(-steep * (log_c - x[..., :1]), -EXPONENT, EXPONENT)))
+        return hill, share - top * hill
+
+    half = np.take_along_axis(log_c, np.argmin(abs(share - 0.5), -1)[..., None], -1)
+    x = np.concatenate([half, np.ones_like(half), np.ones_like(half)], -1)
+    damping = np.full(half.shape, 1e-3)
+    hill, left = fitted(x)
+    for _ in range(STEPS):
+        along = x[..., 2:] * hill * (1 - hill)
+        slope = np.stack([-x[..., 1:2] * along, (log_c - x[..., :1]) * along, hill], -1)
+        square = np.einsum("...ni,...nj->...ij", slope, slope)
+        scale = np.eye(3) * (square + 1e-12)
+        downhill = np.einsum("...ni,...n->...i", slope, left)[..., None]
+        step = np.linalg.solve(square + damping[..., None] * scale, downhill)[..., 0]
+        if np.all(abs(step) < CONVERGED):
+            break
+        trial = x + step
+        trial_hill, trial_left = fitted(trial)
+        better = (trial_left**2).sum(-1, keepdims=True) <= (left**2).sum(-1, keepdims=True)
+        x, hill, left = (np.where(better, a, b) for a, b in ((trial, x), (trial_hill, hill), (trial_left, left)))
+        damping = np.clip(np.where(better, damping / 10, damping * 10), 1e-12, 1e6)
+    return np.where(silent[..., 0], np.nan, np.exp(x[..., 0]))
+
+
 def in_vitro_ec50(drug: str) -> pd.Series:
     """The published in-vitro EC50 of a drug: the row of the shipped table; InputError if there is none."""
     name, quantity, arm = IN_VITRO
@@ -177,26 +226,39 @@ def in_vitro_ec50(drug: str) -> pd.Series:
     return rows.iloc[0]
 
 
-def comparison(library: Library, p: Parameters, proliferation_ec50_nM: float) -> pd.DataFrame:
+def comparison(library: Library, p: Parameters, proliferation_ec50_nM: Any, source: str = "") -> pd.DataFrame:
     """In-vitro and plasma EC50s side by side: value, ratio to the in-vitro one, source, and why they differ.
 
-    p: the cell of the assay. proliferation_ec50_nM: what the model's cells would show on the plasma scale.
+    p: the cell of the assay. proliferation_ec50_nM: what the model's cells would show on the plasma scale. Where these
+    are draws [draws] from ``source``, the table holds medians and 95% intervals; an interval is NaN where nothing
+    varies. The ratios take the in-vitro EC50 as exact: it is published without an error.
     """
     dish, entry = in_vitro_ec50(library.drug), library.entry("receptor_ec50_nM")
-    own = float(p.receptor_ec50_nM)
-    changed = not np.isclose(own, entry.value, rtol=1e-5)
-    status, source = ("derived", "the parameters given") if changed else (entry.status, entry.source)
+    own, grown = _with_interval(p.receptor_ec50_nM), _with_interval(proliferation_ec50_nM)
+    changed = not np.isclose(own[0], entry.value, rtol=SAME)
+    status, origin = ("derived", "the parameters given") if changed else (entry.status, entry.source)
     rows = [
-        ("in-vitro EC50, proliferation of 32D-MPL cells", dish["value"], dish["status"], dish["source"]),
-        ("plasma EC50, active receptors", own, status, source),
-        ("plasma EC50, proliferation without TPO, at rest", proliferation_ec50_nM, "derived", "this assay"),
+        (dish["value"], np.nan, np.nan, dish["status"], dish["source"]),
+        (*own, *(("derived", source) if np.isfinite(own[1]) else (status, origin))),
+        (*grown, "derived", source if np.isfinite(grown[1]) else "this assay"),
     ]
-    frame = pd.DataFrame(rows, columns=["quantity", "EC50_nM", "status", "source"])
+    frame = pd.DataFrame(rows, columns=["EC50_nM", "lower_nM", "upper_nM", "status", "source"])
+    frame.insert(0, "quantity", COMPARED)
     frame.insert(1, "drug", library.drug)
-    frame.insert(3, "EC50_ng_per_ml", frame["EC50_nM"] * float(p.molar_mass_g_per_mol) / 1000)
-    frame.insert(4, "ratio_to_in_vitro", frame["EC50_nM"] / dish["value"])
+    frame.insert(5, "EC50_ng_per_ml", frame["EC50_nM"] * float(np.ravel(p.molar_mass_g_per_mol)[0]) / 1000)
+    for at, (ratio, value) in enumerate(RATIOS.items(), 6):
+        frame.insert(at, ratio, frame[value] / dish["value"])
     frame["reason"] = ["", WHY, WHY]
     return frame
+
+
+def _with_interval(values: Any) -> tuple[float, float, float]:
+    """Median and 95% interval of draws; the interval of what does not vary is NaN."""
+    middle = float(np.median(values))
+    if np.ptp(values) <= SAME * abs(middle):
+        return middle, np.nan, np.nan
+    low, high = np.quantile(values, INTERVAL)
+    return middle, float(low), float(high)
 
 
 def check(name: str, value: Any) -> np.ndarray:

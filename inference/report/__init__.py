@@ -103,6 +103,7 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
         "medians": numbers.medians(result),
         "last_doses": numbers.last_doses(result),
         "courses": courses,
+        "ec50s": _ec50s(result, config),
         "single": single,
         "published": published,
         "half_life": half_life,
@@ -150,6 +151,19 @@ def _sources(config: Config, plan: Plan, missing: str) -> list[dict[str, str]]:
     notes = used[used["note"] != ""].drop_duplicates("note")
     return [row | {"notes": [f"{q}: {t}" for q, t in zip(notes["quantity"], notes["note"], strict=True)]}
             for row in found]  # fmt: skip
+
+
+def _ec50s(result: FitResult, config: Config) -> dict[str, Any]:
+    """EC50s in a dish and in plasma as ``pkpd assay --posterior`` has them; {} for a drug without a published one."""
+    from inference import assay
+    from pkpd.assay import in_vitro_ec50
+
+    try:
+        dish = in_vitro_ec50(config.drug)
+    except InputError:
+        return {}
+    cells = assay.of_run(result, config, f"the {'prior' if result.prior_only else 'posterior'} of this run")
+    return {"rows": assay.compare(cells).to_dict("records"), "source": dish["source"], "doi": dish["doi"]}
 
 
 def _priors(result: FitResult, config: Config, plan: Plan) -> list[dict[str, Any]]:

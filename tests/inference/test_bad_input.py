@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
+from inference import store
 from inference.cli import BAD_INPUT, main
+from tests.inference import made_up
 
 SCENARIO = """
 [trial]
@@ -195,6 +197,9 @@ BAD = {
     "report of another folder": Bad("report .", None, "is not the run folder of a fit"),
     "posterior of nothing": Bad("trial phase3 --posterior nowhere", None, "nowhere: no such folder"),
     "posterior of another folder": Bad("simulate phase3 --posterior .", None, "is not the run folder of a fit"),
+    "assay of nothing": Bad("assay --out d --posterior nowhere", None, "nowhere: no such folder"),
+    "assay of a file": Bad("assay --out d --posterior file", None, "file: is a file; the run folder of a fit"),
+    "assay of another folder": Bad("assay --out d --posterior .", None, "is not the run folder of a fit"),
     # places that cannot be written
     "fit below a file": Bad("fit --out file/run", None, "is a file, not a folder"),
     "fit over a file": Bad("fit --out file", None, "file: is a file"),
@@ -240,6 +245,18 @@ def test_bad_input(name, tmp_path, monkeypatch, capsys):
     assert said.out == ""
     assert said.err.startswith("pkpd: error: ") and said.err.count("\n") == 1 and said.err.endswith("\n")
     assert bad.where in said.err and bad.message in said.err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["trial phase3", "simulate phase3 --out o.parquet", "assay --out d"])
+def test_a_prior_is_no_posterior(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "prior").mkdir()
+    store.save(made_up.result(draws=20, prior_only=True), tmp_path / "prior")
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    assert main([*command.split(), "--posterior", "prior"]) == BAD_INPUT
+    said = capsys.readouterr()
+    assert said == ("", "pkpd: error: prior: holds a prior only; legal: a run with a posterior\n")
     assert contents(tmp_path) == before
 
 

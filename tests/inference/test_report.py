@@ -136,6 +136,29 @@ def test_the_misfit_of_half_life_is_said(page):
     assert "more than dose-proportional, as published" in page.text
 
 
+def test_in_vitro_and_fitted_ec50_stand_side_by_side_with_the_reason(page, prior_page, fitted):
+    row = store.summary(fitted).set_index("parameter").loc["receptor_ec50_nM"]
+    low, middle, high = (row[q] for q in ("q2.5", "q50", "q97.5"))
+    start = page.text.index("In a dish and in plasma: two EC50s")
+    words = page.text[start:]
+    assert f"{report.sig(middle)} ({report.sig(low)}–{report.sig(high)})" in words, "as in the summary"
+    assert f"{report.sig(middle / 0.4)} ({report.sig(low / 0.4)}–{report.sig(high / 0.4)})" in words
+    assert "0.400" in words and "10.1111/jcmm.13809" in words and "secondary" in words
+    assert "Why they differ: the medium of a dish holds little protein" in words
+    assert f"(contraction {row['contraction']:.2f}, section 7)" in words
+    assert "is that of the prior: nothing was fitted" in prior_page.text
+
+
+def test_a_drug_without_an_in_vitro_ec50_has_a_report_too(fitted, monkeypatch):
+    def none(drug):
+        raise InputError(f"no row for {drug}")
+
+    from inference.config import load
+
+    monkeypatch.setattr("pkpd.assay.in_vitro_ec50", none)
+    assert report._ec50s(fitted, load()) == {}
+
+
 def test_limits_verdict_and_manifest_are_there(page, fitted):
     assert "not for treatment decisions" in page.text
     assert "Verdict: preliminary." in page.text

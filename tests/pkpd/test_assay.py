@@ -111,6 +111,35 @@ def test_potency_finds_a_hill_curve_again():
     np.testing.assert_allclose(found, (3.0, 1.0, 12.0, 1.7, 0.0), rtol=1e-6, atol=1e-9)
 
 
+def test_many_curves_at_once_have_the_ec50s_of_each(p):
+    """SciPy's fit of one curve is the oracle; the curves rise, fall, or do not move."""
+    names = ("receptor_ec50_nM", "kappa_stat3", "kappa_stat5", "socs_strength", "dimer_efficacy", "max_stimulation")
+    spread = np.exp(0.4 * np.random.default_rng(1).normal(size=(len(names), 30, 1)))
+    drawn = {name: float(getattr(p, name)) * s for name, s in zip(names, spread, strict=True)}
+    drawn["dimer_efficacy"] = np.minimum(drawn["dimer_efficacy"], 1.0)
+    cells = type(p)(*(jnp.broadcast_to(jnp.asarray(leaf), (30, 1)) for leaf in (p._asdict() | drawn).values()))
+    c = np.asarray(cells.receptor_ec50_nM) * np.concatenate([[0.0], np.logspace(-3, 3, 73)])
+    grown = np.asarray(assay.at_rest(0.0, c, cells).proliferation)
+    curves = np.stack([grown, 5 - grown, np.ones_like(grown)])
+    expected = [[assay.potency(level, y).ec50_nM for level, y in zip(c, ys, strict=True)] for ys in curves]
+    np.testing.assert_allclose(assay.ec50s(c, curves), expected, rtol=1e-7)
+    assert np.isnan(expected[2]).all()
+
+
+def test_many_cells_at_once_do_what_each_does(p, levels):
+    ec50, rate = np.array([9.0, 27.0, 60.0]), np.array([1.0, 2.0, 3.0])
+    cells = type(p)(*(jnp.broadcast_to(leaf, (3, 1, 1)) for leaf in p))
+    cells = cells._replace(
+        receptor_ec50_nM=jnp.asarray(ec50)[:, None, None], rate_stat5_per_h=jnp.asarray(rate)[:, None, None]
+    )
+    both = assay.time_course([0.5, 2.0], TPO, levels, cells)
+    assert both.stat5.shape == (2, 3, len(TPO), len(levels))
+    for i in range(3):
+        one = p._replace(receptor_ec50_nM=jnp.asarray(ec50[i]), rate_stat5_per_h=jnp.asarray(rate[i]))
+        for many, leaf in zip(both, assay.time_course([0.5, 2.0], TPO, levels, one), strict=True):
+            np.testing.assert_allclose(many[:, i], leaf, rtol=1e-7, atol=1e-8)
+
+
 def test_both_ec50s_stand_side_by_side(p):
     table = assay.comparison(load_library(), p, 6.0)
     assert table["EC50_nM"][0] == 0.4 == assay.in_vitro_ec50("hetrombopag")["value"]
@@ -118,7 +147,19 @@ def test_both_ec50s_stand_side_by_side(p):
     assert table["EC50_nM"][1] == load_library().value("receptor_ec50_nM")
     np.testing.assert_allclose(table["ratio_to_in_vitro"], [1.0, table["EC50_nM"][1] / 0.4, 15.0])
     assert "protein" in table["reason"][1] and "not a plasma EC50" in table["reason"][1]
+    assert table[["lower_nM", "upper_nM", "ratio_lower", "ratio_upper"]].isna().all(axis=None)
     assert assay.in_vitro_ec50("eltrombopag")["value"] == 13.4
+
+
+def test_draws_of_an_ec50_stand_as_median_and_interval(p):
+    own = np.linspace(10.0, 50.0, 401)
+    draws = type(p)(*(np.broadcast_to(leaf, own.shape) for leaf in p))._replace(receptor_ec50_nM=own)
+    table = assay.comparison(load_library(), draws, own / 4, "somewhere").iloc[1:]
+    np.testing.assert_allclose(table[["lower_nM", "EC50_nM", "upper_nM"]], [[11, 30, 49], [2.75, 7.5, 12.25]])
+    np.testing.assert_allclose(table[["ratio_lower", "ratio_to_in_vitro", "ratio_upper"]].iloc[0], [27.5, 75, 122.5])
+    assert set(table["status"]) == {"derived"} and set(table["source"]) == {"somewhere"}
+    fixed = assay.comparison(load_library(), draws._replace(receptor_ec50_nM=0 * own + 27), own / 4, "somewhere")
+    assert np.isnan(fixed["lower_nM"][1]) and fixed["status"][1] == "assumed" and fixed["source"][2] == "somewhere"
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from inference.curves import TERMINAL_D, trace
 from pkpd.datatables import published
-from pkpd.engine.grid import Grid
+from pkpd.engine.grid import graded
 from pkpd.parameters import Food, load_library
 from pkpd.tables import field_of
 
 MEALS = ("high_fat_breakfast", "meal_1h_after", "meal_2h_after")
-STEPS = Grid(before_switch=16, after_switch=64)  # a concentration every few minutes where the peak is
+STEPS = graded(16, 64)  # a concentration every few minutes where the peak is
 SMALLEST = 1e-4  # of either ratio; the schema's lower bound, 0, has no logarithm
 STARTS = [Food(f, k) for f in np.geomspace(0.02, 1, 12) for k in np.geomspace(0.5, 9, 12)]  # the misfit is not convex
 
