@@ -194,13 +194,16 @@ def _tpo(T: Array, mean_loss: Array, h: Array, p: Parameters) -> Array:
     return jnp.maximum(T + (made - z * T) * share, made * share)  # the second only where z > 3
 
 
-def step(k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array, form: Form) -> Carry:
+def step(
+    k: Steps, y: Carry, c: Course, dosed: Array, immune_log_activity: Array, form: Form, plain: bool = False
+) -> Carry:
     """Moves a batch of patients over one step.
 
     k: coefficients of this step. dosed [patients]: whether the day had a dose. immune_log_activity [patients].
+    plain: for kernels of straight-line code, which need nothing that keeps XLA from repeating work.
     """
     p, t = c.parameters, c.baseline.turnover
-    true = jnp.ravel(k.hours)[0] >= 0
+    true = None if plain else jnp.ravel(k.hours)[0] >= 0
     a = jax.tree.map(lambda x, z: jnp.where(dosed, x, z), k.absorption, k.no_dose_absorption)
     drug, C1, C2 = disposition.step(k.disposition, a, y.drug, true)
     drug, C1, C2 = once((drug, C1, C2), true)

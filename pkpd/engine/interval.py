@@ -30,11 +30,18 @@ def run(
 
 
 def one_step(
-    y: Carry, c: Course, k: Steps, arrival: Array, dose_nmol: Array, immune_log_activity: Array, form: Form
+    y: Carry,
+    c: Course,
+    k: Steps,
+    arrival: Array,
+    dose_nmol: Array,
+    immune_log_activity: Array,
+    form: Form,
+    plain: bool = False,
 ) -> Carry:
     """Moves through one step, at whose start ``arrival * dose_nmol`` enters the depot: what every back end runs."""
     drug = y.drug._replace(depot_nmol=y.drug.depot_nmol + arrival * dose_nmol)
-    return fast.step(k, y._replace(drug=drug), c, dose_nmol > 0, immune_log_activity, form)
+    return fast.step(k, y._replace(drug=drug), c, dose_nmol > 0, immune_log_activity, form, plain)
 
 
 def days(

@@ -106,7 +106,7 @@ def advance(
     a_step = jax.eval_shape(fast.one_step_coefficients, c, number, number, number)
 
     def one(y: fast.Carry, c: fast.Course, k: fast.Steps, arrives: Array, dose: Array, omega: Array) -> list:
-        return jax.tree.leaves(interval.one_step(y, c, k, arrives, dose, omega, form))
+        return jax.tree.leaves(interval.one_step(y, c, k, arrives, dose, omega, form, plain=True))
 
     states, course = jax.tree.leaves(y), jax.tree.leaves(c)
     closed, used = _needed(trace(one, y, c, a_step, arrival, dose_nmol, omega), [True] * len(states))
