@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from inference.arms import ArmData, Association, Counts, arrays, association, log_likelihood
 from inference.priors import JointPrior
 from inference.regression import one_blas_thread
-from inference.samplers.nuts import NutsResult, nuts_sampler
-from inference.surface import Surface, evaluate, features
+from inference.samplers.nuts import Nuts, NutsResult, nuts_sampler
+from inference.surface import Surface, evaluate, features, n_terms
 from pkpd.errors import InputError, nearest
 
 VARIANCE_RANK = 128  # directions of each surface variance that are kept; of the rest, its diagonal
@@ -137,9 +137,38 @@ def covariance_guess(prior: JointPrior, surface: Surface, problem: ArmProblem) -
 
 
 @lru_cache(maxsize=8)
-def _sampler(prior: JointPrior, warmup: int, draws: int, target_accept: float) -> Callable[..., NutsResult]:
+def _sampler(prior: JointPrior, warmup: int, draws: int, target_accept: float) -> Nuts:
     """Kept, so that rounds and replications whose arrays have the same shapes compile once."""
     return nuts_sampler(arm_model(prior), warmup=warmup, draws=draws, target_accept=target_accept)
+
+
+def compile_arms(
+    prior: JointPrior,
+    n_arms: int,
+    data: ArmData,
+    *,
+    chains: int = 4,
+    warmup: int = 500,
+    draws: int = 1000,
+    target_accept: float = 0.9,
+) -> None:
+    """Compiles what ``fit_arms`` will run on a surface of ``n_arms`` arms, before there is one."""
+    d, J, p = prior.dimension, 6 * n_arms, n_terms(prior.dimension)
+    shape = partial(jax.ShapeDtypeStruct, dtype=jnp.float64)
+    rows = jax.ShapeDtypeStruct((J * min(VARIANCE_RANK, p), p), jnp.float32)
+    problem = ArmProblem(
+        shape((d,)),
+        shape((d, d)),
+        shape(()),
+        shape((J, p)),
+        VarianceRoots(rows, shape((J, p))),
+        shape((J, J)),
+        jnp.zeros(len(data.arms), int),
+        arrays(data, int(data.n.max()) + 1),
+        association(np.broadcast_to(np.eye(5), (len(data.arms), 5, 5))),
+    )
+    initial = {"prior_z": shape((chains, d)), "surface_z": shape((chains, J))}
+    _sampler(prior, warmup, draws, target_accept).compile(initial, (problem,))
 
 
 def fit_arms(
@@ -165,5 +194,5 @@ def fit_arms(
     middle = (jnp.asarray(surface.centre) + start) / 2
     z = (middle - jnp.asarray(prior.location())) / jnp.asarray(prior.scale())
     initial = {"prior_z": z, "surface_z": jnp.zeros((chains, problem.root.shape[0]))}
-    run = _sampler(prior, warmup, draws, target_accept)
+    run = _sampler(prior, warmup, draws, target_accept).run
     return run(key, initial, (problem,), covariance_guess(prior, surface, problem), progress)

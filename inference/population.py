@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inference import diagnostics, predictive, store
-from inference.arm_model import fit_arms
+from inference.arm_model import compile_arms, fit_arms
 from inference.arms import ArmData
 from inference.config import Config
 from inference.config import plan as resolve
@@ -92,6 +93,8 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     prior_values = p.prior.draws(jax.random.fold_in(key, 1), max(PRIOR_DRAWS, config.predictive.draws))
     some = {name: v[: config.predictive.draws] for name, v in prior_values.items()}
+    if not config.prior_only:
+        threading.Thread(target=compile_sampler, args=(p,), daemon=True).start()  # while patients are simulated
     with timed(seconds, "prior predictive"):
         prior_trials = predictive.trials(p, some, PRIOR, progress, "prior predictive trials")
     fitted, error = None, None
@@ -114,6 +117,17 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
     result = predictive.result(p, fitted, prior_values, prior_trials, trials, figures, verdict, reasons, seconds)
     store.save(result, folder)
     return {**figures, "verdict": verdict, "reasons": reasons}
+
+
+def sampler_settings(p: Plan) -> dict[str, int]:
+    s = p.config.sampler
+    return {"chains": s.chains, "warmup": s.warmup, "draws": s.draws}
+
+
+def compile_sampler(p: Plan) -> None:
+    """Compiles the sampler of the plan's rounds; what goes wrong shows, with its cause, when they run it."""
+    with suppress(Exception):
+        compile_arms(p.prior, len(p.arms), p.fitted, **sampler_settings(p))
 
 
 def rounds(p: Plan, key: jax.Array, checkpoint: Path, progress: Progress, seconds: dict[str, float]) -> Fit:
@@ -141,16 +155,13 @@ def rounds(p: Plan, key: jax.Array, checkpoint: Path, progress: Progress, second
             surface = fit_surface(theta, mean, second, size.patients, near=p.data)
         stage = f"round {r + 1}: NUTS"
         with timed(row, "seconds_nuts"):
-            s = config.sampler
             result = fit_arms(
                 p.prior,
                 surface,
                 [a.name for a in p.arms],
                 p.fitted,
                 jax.random.fold_in(own, 1),
-                chains=s.chains,
-                warmup=s.warmup,
-                draws=s.draws,
+                **sampler_settings(p),
                 progress=partial(progress, stage),
             )
         samples = {n: result.samples[n] for n in p.prior.names}

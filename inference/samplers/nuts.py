@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,13 @@ LONGEST_CHUNK = 100  # iterations between two reports of progress
 SHRINKAGE = 0.02  # of the pooled correlations towards none
 
 
+class Nuts(NamedTuple):
+    """A sampler: ``run`` draws, ``compile`` makes the programs for data of one shape ahead of time."""
+
+    run: Callable[..., NutsResult]
+    compile: Callable[..., tuple[Any, Any]]
+
+
 class NutsResult(NamedTuple):
     """Draws after warm-up."""
 
@@ -33,8 +41,10 @@ def nuts_sampler(
     draws: int = 1000,
     target_accept: float = 0.9,
     max_tree_depth: int = 10,
-) -> Callable[..., NutsResult]:
-    """A function run(key, initial, args=(), inverse_mass=None, progress=None) that compiles once for data of one shape.
+) -> Nuts:
+    """``run(key, initial, args=(), inverse_mass=None, progress=None)``, which compiles once for data of one shape.
+
+    ``compile(initial, args)`` does that before there are data: it takes arrays or ShapeDtypeStructs, from any thread.
 
     ``initial`` holds unconstrained starting values of every latent site, {site: [chains, ...]}; the chains run as one
     vectorised program in float64. ``inverse_mass`` [n, n] is a guess of the posterior covariance of the latent vector
@@ -90,6 +100,23 @@ def nuts_sampler(
         # one draw of every chain at a time: the memory of one gradient, not of all draws
         return jax.lax.map(jax.vmap(lambda z: constrain_fn(model, args, {}, z, return_deterministic=True)), z)
 
+    programs: dict[Any, tuple[Any, Any]] = {}
+    compiling = threading.Lock()
+
+    def compile(initial: Mapping[str, Any], args: tuple[Any, ...]) -> tuple[Any, Any]:
+        z = {site: jax.ShapeDtypeStruct(values.shape, jnp.float64) for site, values in sorted(initial.items())}
+        chains, *_ = next(iter(z.values())).shape
+        n = sum(math.prod(values.shape[1:]) for values in z.values())
+        args = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), args)
+        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((z, args)))
+        with compiling:
+            if shapes not in programs:
+                keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), chains))
+                given = z, keys, jax.ShapeDtypeStruct((n, n), jnp.float64), args
+                state = jax.eval_shape(start, *given)
+                programs[shapes] = start.lower(*given).compile(), advance.lower(state, args).compile()
+            return programs[shapes]
+
     def run(
         key: Array,
         initial: Mapping[str, Array],
@@ -101,6 +128,7 @@ def nuts_sampler(
             raise RuntimeError("NUTS needs float64: jax.config.update('jax_enable_x64', True) first")
         z = {site: jnp.asarray(values, jnp.float64) for site, values in sorted(initial.items())}
         chains = next(iter(z.values())).shape[0]
+        compiled_start, compiled_advance = compile(z, args)
         first, second = jax.random.split(key)
         done = 0
 
@@ -108,7 +136,7 @@ def nuts_sampler(
             nonlocal done
             kept = []
             for _ in range(n // chunk):
-                state, drawn = advance(state, args)
+                state, drawn = compiled_advance(state, args)
                 kept.append(jax.tree.map(np.asarray, drawn))  # waits for the chunk, so progress is true
                 done += chunk
                 if progress is not None:
@@ -117,10 +145,10 @@ def nuts_sampler(
 
         if inverse_mass is None:
             inverse_mass = jnp.eye(sum(values[0].size for values in z.values()))
-        state = start(z, jax.random.split(first, chains), jnp.asarray(inverse_mass, jnp.float64), args)
+        state = compiled_start(z, jax.random.split(first, chains), jnp.asarray(inverse_mass, jnp.float64), args)
         state, drawn = iterate(state, half)
         inverse_mass = pooled_covariance(drawn["z"], inverse_mass)
-        state = start(state.z, jax.random.split(second, chains), inverse_mass, args)
+        state = compiled_start(state.z, jax.random.split(second, chains), inverse_mass, args)
         state, _ = iterate(state, half)
         _, stats = iterate(state, draws)
 
@@ -129,7 +157,7 @@ def nuts_sampler(
         by_chain = jax.tree.map(lambda a: np.swapaxes(np.asarray(a), 0, 1), (dict(samples), stats))
         return NutsResult(*by_chain)
 
-    return run
+    return Nuts(run, compile)
 
 
 def nuts(
@@ -137,7 +165,7 @@ def nuts(
 ) -> NutsResult:
     """One run of ``nuts_sampler(model, **settings)``; ``inverse_mass`` and ``progress`` may be among the settings."""
     now = {name: settings.pop(name, None) for name in ("inverse_mass", "progress")}
-    return nuts_sampler(model, **settings)(key, initial, args, **now)
+    return nuts_sampler(model, **settings).run(key, initial, args, **now)
 
 
 def pooled_covariance(z: Mapping[str, np.ndarray], fallback: Any) -> Array:

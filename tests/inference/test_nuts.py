@@ -23,7 +23,7 @@ def correlated(root):
 
 @pytest.fixture(scope="module")
 def sampler():
-    return nuts_sampler(correlated, warmup=400, draws=1500)
+    return nuts_sampler(correlated, warmup=400, draws=1500).run
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_divergences_are_reported():
         v = numpyro.sample("v", dist.Normal(0, 3))
         numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([9]).to_event(1))
 
-    run = nuts_sampler(funnel, warmup=100, draws=300, target_accept=0.6, max_tree_depth=6)
+    run = nuts_sampler(funnel, warmup=100, draws=300, target_accept=0.6, max_tree_depth=6).run
     result = run(jax.random.key(0), {"v": jnp.zeros(4), "x": jnp.ones((4, 9))})
     assert result.sample_stats["diverging"].any()
 
@@ -107,4 +107,4 @@ def test_refusals(start):
     with pytest.raises(ValueError, match="draws = 0"):
         nuts_sampler(correlated, draws=0)
     with jax.enable_x64(False), pytest.raises(RuntimeError, match="jax_enable_x64"):
-        nuts_sampler(correlated)(jax.random.key(0), start)
+        nuts_sampler(correlated).run(jax.random.key(0), start)

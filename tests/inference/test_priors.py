@@ -102,7 +102,7 @@ def test_density_integrates_to_one(element):
 
 def test_nuts_on_the_prior_alone_gives_the_prior():
     # The latent vector is standard normal for lognormals; the others need the shape factor.
-    run = nuts_sampler(lambda: MIXED.sample(), warmup=200, draws=1000)
+    run = nuts_sampler(lambda: MIXED.sample(), warmup=200, draws=1000).run
     result = run(jax.random.key(5), {"prior_z": jnp.zeros((4, 5))})
     assert result.sample_stats["diverging"].mean() < 0.005  # the log of a half-normal has a sharp right flank
     for name, law in {
