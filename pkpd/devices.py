@@ -13,6 +13,7 @@ import jax
 from pkpd.errors import InputError, nearest
 
 TILE = 2048  # patients; the one width that is compiled, a multiple of 128
+GPU_TILE = 131_072  # a GPU needs more patients than a cache holds
 REFERENCE_TILE = 128  # the reference solver steps a batch at the pace of its slowest patient
 PRECISIONS = ("float32", "float64")
 ENGINES = ("kernel", "xla", "reference")
@@ -33,10 +34,14 @@ def workers() -> list[jax.Device]:
 
 
 def kernel_trouble() -> str:
-    """Why the kernel cannot run here; empty where it can."""
+    """Why the kernel (vector code on a CPU, Pallas on a GPU) cannot run here; empty where it can."""
     platform = jax.default_backend()
+    if platform == "gpu":
+        from pkpd.engine import pallas
+
+        return pallas.trouble()
     if platform != "cpu":
-        return f"the vector code is for a cpu, and JAX computes on a {platform}"
+        return f"there is vector code for a cpu and a Pallas kernel for a gpu, and JAX computes on a {platform}"
     try:
         from pkpd.engine.vector import custom_call
     except ImportError as error:
@@ -57,7 +62,9 @@ def resolve_engine(name: str = AUTOMATIC) -> str:
 
 def tile_width(engine: str) -> int:
     """Patients in a tile of an engine."""
-    return REFERENCE_TILE if engine == "reference" else TILE
+    if engine == "reference":
+        return REFERENCE_TILE
+    return TILE if jax.default_backend() == "cpu" else GPU_TILE
 
 
 def check_precision(precision: str) -> str:

@@ -1,6 +1,6 @@
 """The fast engine as a GPU kernel: one patient a thread, its state in registers from one visit to the next.
 
-Coefficients of the steps are read, not recomputed: by estimate their 140 bytes a patient and step take an H100 as long
+Coefficients of the steps are read, not recomputed: by estimate their 136 bytes a patient and step take an H100 as long
 as the step's arithmetic and overlap it; to recompute them in the kernel is almost as much arithmetic again.
 
 The kernel runs ``fast.step``, the same code as on a CPU. What varies between patients is kept as rows of one array
@@ -12,7 +12,7 @@ minimum and maximum pass over NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +56,24 @@ def split(tree: Any, axis: int) -> tuple[Array, Array, Layout]:
 def pad(rows: Array, block: int) -> Array:
     """[..., patients] with the last patient repeated until the blocks are whole."""
     return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % block)], mode="edge")
+
+
+@cache
+def trouble() -> str:
+    """Why Pallas cannot build a kernel here, found by building one; empty where it can."""
+
+    def triple(x: Any, out: Any) -> None:
+        out[...] = 3 * x[...]
+
+    call = pl.pallas_call(
+        triple, jax.ShapeDtypeStruct((BLOCK,), jnp.float32), compiler_params=triton.CompilerParams(num_warps=4)
+    )
+    try:
+        with jax.ensure_compile_time_eval():  # it may be asked while a program is traced
+            result = float(jax.jit(call)(jnp.full(BLOCK, 2, jnp.float32))[0])
+    except Exception as error:  # whatever the reason, the XLA engine does the same work
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return "" if result == 6 else f"a probe gave {result:g} instead of 6"
 
 
 def solver(

@@ -46,7 +46,11 @@ def solver(engine: str, p: Parameters, form: Form, steps: grid.Grid) -> Solver:
 
 
 def _kernel(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
-    """Vector code; the last group is filled up with its last patient."""
+    """Vector code on a CPU, its last group filled up with the last patient; Pallas on a GPU."""
+    if jax.default_backend() == "gpu":
+        from pkpd.engine import pallas
+
+        return pallas.solver(p, form, steps, at_rest)
     from pkpd.engine.vector import kernel
 
     n = at_rest.platelets_1e9_per_l.shape[0]

@@ -101,3 +101,7 @@ def test_kernel_lowers_for_a_gpu_without_one(dtype, form):
         text = compiled.trace(*batch(dtype)).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("__gpu$xla.gpu.triton") == 1
     assert "grid_x = 2" in text  # blocks
+
+
+def test_where_no_kernel_can_be_built_the_reason_is_told():
+    assert "Only interpret mode is supported on CPU backend" in pallas.trouble()
