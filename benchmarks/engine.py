@@ -208,26 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()        ordinary = recorded["ordinary"]
-        e = quantiles(errors(replayed(drawn, ordinary, grid.DEFAULT, dtype, engine), ordinary)[0])
-        rates[engine, precision] = n / seconds
-        print(f"{f'pkpd {engine}, {precision}':34s}{n / seconds:10.0f}{compile_s:15.1f}", flush=True)
-        note(f"pkpd, {engine}", precision, n, n / seconds, e, compile_s)
-
-    r = jax.tree.map(lambda x: x[..., : args.peer], recorded["ordinary"])
-    best = 0.0
-    for method, name, rtol in (("explicit", "Dopri8", 1e-3), ("explicit", "Dopri8", 1e-5), ("stiff", "Kvaerno5", 1e-3)):
-        found, seconds, compile_s = timed(solve(r.patients.parameters, r.weekly_mg, r.patients.omega, method, rtol), 1)
-        e, rate = quantiles(errors(found, r)[0]), args.peer / seconds
-        best = max(best, rate)
-        shown = " ".join(f"{x:8.1e}" for x in e)
-        print(f"{f'diffrax {name}, float64, rtol {rtol:g}':34s}{rate:10.0f}{compile_s:15.1f}  {shown}", flush=True)
-        note(f"diffrax {name} rtol {rtol:g}", "float64", args.peer, rate, e, compile_s)
-    for (engine, precision), rate in rates.items():
-        print(f"pkpd {engine} {precision}: {rate / best:.0f} times the fastest setting of diffrax")
-    if args.json:
-        args.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
     main()

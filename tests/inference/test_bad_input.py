@@ -146,7 +146,7 @@ BAD = {
     "config: negative seed": config("seed = -1", "seed = -1"),
     "config: not a number": config("widening = nan", "widening = nan"),
     "config: no rounds": config("rounds = []", "rounds"),
-    "config: unknown engine": config("engine = 'kernel'", "engine = 'kernel'"),
+    "config: unknown engine": config("engine = 'cuda'", "engine = 'cuda'"),
     "config: unknown arm": config("[data]\nleave_out = ['placeba']", "did you mean 'placebo'?"),
     "config: no arm left": config("[data]\nleave_out = ['start 2.5 mg', 'start 5 mg', 'placebo']", "no arm is left"),
     "config: unknown table": config("[data]\ntable = 'phase4_arms'", "did you mean 'phase3_arms'?"),
