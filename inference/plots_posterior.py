@@ -109,7 +109,7 @@ def rounds(result: FitResult) -> Figure:
             for x, y in zip(at, values, strict=True):
                 if np.isfinite(y):
                     ax.annotate(f"{y:.2g}", (x, y), xytext=(7, 3), textcoords="offset points")
-            ax.set_ylim(0, 1.25 * np.nanmax(values) if np.isfinite(values).any() else 1)
+            ax.set_ylim(0, 1.25 * np.nanmax(values) if np.nanmax([*values, 0.0]) > 0 else 1)
             ax.set_title(title)
             if not np.isfinite(values).any():
                 ax.annotate("not measured", (0.5, 0.5), xycoords="axes fraction", ha="center")

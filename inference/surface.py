@@ -180,7 +180,7 @@ class SurfaceError(NamedTuple):
     """How far the surface is off at fresh points, beyond the Monte Carlo noise of those points."""
 
     rms: float  # sampling sds of the trial's counts, over points and counts
-    rms_se: float  # its standard error over the points
+    rms_se: float  # how far up one standard error over the points of its square takes it
     by_count: Floats  # [A, 5] rms of each count
     chi_square: float  # mean squared error of the logits over what the surface claims: 1 if it is honest
 
@@ -213,7 +213,8 @@ def surface_error(surface: Surface, theta: Floats, mean: Floats, second: Floats,
     ratio = _noise_free_square((w * p - y) / information) / variances
     # proportions with next to no trials are all noise: weight by what a fresh patient tells about them
     chi_square = float((ratio * information * variances).sum() / (information * variances).sum())
-    return SurfaceError(rms, spread / (2 * max(rms, 1e-12)), np.sqrt(np.maximum(squared.mean(axis=0), 0)), chi_square)
+    rms_se = float(np.sqrt(rms**2 + spread)) - rms  # upward: finite where noise hides the whole error
+    return SurfaceError(rms, rms_se, np.sqrt(np.maximum(squared.mean(axis=0), 0)), chi_square)
 
 
 def _noise_free_square(errors: Floats) -> Floats:

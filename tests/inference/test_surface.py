@@ -175,6 +175,16 @@ def test_correlations_within_a_patient(simulated, surface):
     assert np.linalg.eigvalsh(rho).min() > 0
 
 
+def test_error_hidden_by_noise_has_a_finite_standard_error(surface, fresh):
+    """Groups whose errors point opposite ways: their product, the square of the error, is negative."""
+    predicted = np.asarray(probabilities(jnp.asarray(np.asarray(evaluate(surface, fresh)[0]).reshape(-1, 3, 6))))
+    aside = 0.02 * np.random.default_rng(1).uniform(0.5, 1, predicted.shape)
+    mean = np.clip(np.stack([predicted + aside, predicted - aside]), 1e-4, 1 - 1e-4)
+    _, second = toy.simulate(fresh, 1000, np.random.default_rng(2))
+    found = surface_error(surface, fresh, mean, np.stack([second, second]), N)
+    assert found.rms == 0 and 0 < found.rms_se < 0.5
+
+
 def test_batches_near_the_data_weigh_more(simulated):
     theta, mean, second = simulated
     data = ArmData(toy.ARMS, N, np.rint(N[:, None] * mean[17]).astype(int))
