@@ -1,6 +1,6 @@
 """The engine: error against work, patients a second, and diffrax on the same recorded courses, in one run.
 
-    python -m benchmarks.engine [--patients 131072] [--replayed 2048] [--peer 128] [--json FILE]
+    python -m benchmarks.engine [--patients 131072] [--replayed 256] [--peer 128] [--json FILE]
 
 A course is one patient, 56 daily doses, 8 visits, titration, drift, noise and rescue, all 16 states in dynamic form.
 Errors are relative, of the true count at the 8 visits and of the free concentration there (above 1e-3 of the patient's
@@ -35,6 +35,7 @@ from pkpd.planned import planned_arms
 from pkpd.scenario import load_scenario
 
 WEEKS = 8
+BATCH = 32
 DRAWN = Path(__file__).parents[1] / "tests" / "pkpd" / "drawn.py"
 GRIDS = {
     "graded 2 + 5": grid.graded(2, 5),
@@ -66,7 +67,8 @@ def drawers() -> Any:
 def solve(p: Parameters, weekly_mg: np.ndarray, omega: Any, method: str, rtol: float) -> Callable[[], tuple]:
     """A function that solves recorded courses with diffrax on all cores: counts and concentrations at the visits."""
     daily = np.repeat(weekly_mg, 7, axis=0)
-    cuts = np.array_split(np.arange(daily.shape[1]), len(workers()))
+    n = daily.shape[1]  # small batches: a batch goes at the pace of its slowest patient
+    cuts = np.array_split(np.arange(n), max(len(workers()), n // BATCH))
 
     @jax.jit
     def one(p: Parameters, dose_mg: jax.Array, omega: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -148,7 +150,7 @@ def courses(dtype: Any, n: int, engine: str, steps: grid.Grid = grid.DEFAULT) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--patients", type=int, default=131_072)
-    parser.add_argument("--replayed", type=int, default=2048)
+    parser.add_argument("--replayed", type=int, default=256)
     parser.add_argument("--peer", type=int, default=128)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

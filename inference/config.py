@@ -28,8 +28,8 @@ MAX_ROUNDS = 20
 # What --quick changes, unless the config says otherwise: a thin thread through the whole fit, never a final result.
 QUICK: dict[str, Any] = {
     "rounds": [{"vectors": 1024, "patients": 64}, {"vectors": 1024, "patients": 64}],
-    "sampler": {"chains": 4, "warmup": 400, "draws": 400},
-    "predictive": {"draws": 200, "patients": 512},
+    "sampler": {"chains": 4, "warmup": 300, "draws": 300},
+    "predictive": {"draws": 150, "patients": 512},
 }
 
 Name = Annotated[str, Field(min_length=1)]
