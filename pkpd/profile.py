@@ -23,7 +23,7 @@ SOLVERS = ("fast", "reference")
 COLUMNS = ("time_h", *State._fields, "free_concentration_nM")
 TICKS_AN_HOUR = 2**33  # times are equal, hence one boundary, if they round to the same 1.2e-10 h
 FORM = Form(hill_is_one=False)
-DAY_GRID = grid.graded(16, 44)  # one patient costs next to nothing, so four times the steps of a cohort
+DAY_GRID = grid.ACCURACY["high"]
 BLOCKS = {"fast": 512, "reference": 64}  # steps are padded to a multiple, so that most cases share one program
 
 

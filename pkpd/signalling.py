@@ -37,9 +37,17 @@ def active_fraction(tpo: Array, concentration_nM: Array, p: Parameters) -> Array
     return active(tpo / (p.tpo_half_activation + tpo), concentration_nM, p)
 
 
+def _power(x: Array, n: Array | int) -> Array:
+    """x^n for x >= 0, with derivative 0 at x = 0, where that of a root is infinite."""
+    if isinstance(n, int):
+        return x**n
+    none = x <= 0
+    return jnp.where(none, 0, jnp.where(none, 1, x) ** n)
+
+
 def active(tau: Array, concentration_nM: Array, p: Parameters) -> Array:
     """The same from tau, the share that TPO alone activates."""
-    Cn = concentration_nM**p.dimer_hill
+    Cn = _power(concentration_nM, p.dimer_hill)
     delta = p.dimer_efficacy * Cn / (p.receptor_ec50_nM**p.dimer_hill + Cn)
     return tau + delta - tau * delta
 
@@ -51,7 +59,7 @@ def jak2_activity(active: Array, socs: Array, p: Parameters) -> Array:
 
 def activation(tau: Array, concentration_nM: Array, p: Parameters) -> tuple[Array, Array]:
     """A and B whose ratio is ``active``: B = EC50^n + C^n, A = tau B + eps C^n (1 - tau)."""
-    Cn = concentration_nM**p.dimer_hill
+    Cn = _power(concentration_nM, p.dimer_hill)
     B = p.receptor_ec50_nM**p.dimer_hill + Cn
     return tau * B + p.dimer_efficacy * Cn * (1 - tau), B
 

@@ -136,7 +136,7 @@ def to_modes(total_nM: Array, peripheral_nM: Array, m: Modes) -> tuple[Array, Ar
 
 def bound(alpha: Array, beta: Array, a_R: Array, b_R: Array, kss: Array) -> Array:
     """X that solves X (Kss + C) = R C with C = alpha - beta X and R = a_R + b_R X (smaller root)."""
-    alpha, a_R = jnp.maximum(alpha, 0), jnp.maximum(a_R, 0)
+    alpha, a_R = (jnp.where(x < 0, 0, x) for x in (alpha, a_R))  # maximum would halve the derivative at 0
     p, q = alpha * (1 - b_R), a_R * beta
     root = jnp.sqrt((p - q) ** 2 + kss * (kss + 2 * (p + q)))
     return 2 * a_R * alpha / (kss + p + q + root)

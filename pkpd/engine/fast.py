@@ -152,9 +152,11 @@ def _platelets(
     lost = P * (ksen + v_W)
     turnover, four = A * W + q * K * v_W, 4 * A * W
 
+    tiny = float(jnp.finfo(P.dtype).tiny)  # in place of 0, where a root has no derivative
+
     def stage(g: Array) -> Array:
         b = turnover - g
-        root = jnp.sqrt(jnp.maximum(b * b + four * g, 0))
+        root = jnp.sqrt(jnp.maximum(b * b + four * g, tiny))
         return jnp.where(b > 0, 2 * W * g / (jnp.abs(b) + root), (root - b) / (2 * A))
 
     def net(t: float) -> Array:

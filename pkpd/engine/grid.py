@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pkpd.errors import InputError, nearest
 from pkpd.parameters import Parameters
 
 HOURS_A_DAY = 24.0
@@ -35,6 +36,15 @@ def graded(before_switch: int, after_switch: int, before: float = 1.5, after: fl
 
 # Found by a search over shares for the smallest error of the count, of ordinary patients and of the +-4 sd box.
 DEFAULT = Grid((0.101, 0.319, 0.58), (0.0117, 0.0341, 0.0556, 0.0961, 0.1005, 0.0917, 0.1322, 0.1834, 0.1698, 0.1249))
+# High: one patient costs next to nothing, and derivatives need it, so four times the steps of a cohort.
+ACCURACY = {"default": DEFAULT, "high": graded(16, 44)}
+
+
+def accuracy(name: str) -> Grid:
+    """The grid of that name; InputError if there is none."""
+    if name not in ACCURACY:
+        raise InputError(f"accuracy {name!r}{nearest(name, ACCURACY)}")
+    return ACCURACY[name]
 
 
 def day(p: Parameters, grid: Grid = DEFAULT) -> tuple[Array, Array, Array, Array]:

@@ -27,16 +27,16 @@ class Weights(NamedTuple):
 
 def phi(z: Array) -> tuple[Array, Array, Array]:
     """phi_1, phi_2, phi_3 at -z for z >= 0: phi_j = integral over (0, 1) of exp(-z (1 - s)) s^(j-1)/(j-1)! ds."""
-    small = jnp.minimum(z, 1)
+    below = z <= 1
+    small = jnp.where(below, z, 1)  # minimum and maximum would halve the derivative where z is 1
     series = jnp.zeros_like(small)
     for k in reversed(range(SERIES_TERMS)):
         series = 1 / math.factorial(k + 3) - small * series
     series_2 = 0.5 - small * series
-    large = jnp.maximum(z, 1)
+    large = jnp.where(below, 1, z)
     upward_1 = -jnp.expm1(-large) / large
     upward_2 = (1 - upward_1) / large
     upward_3 = (0.5 - upward_2) / large
-    below = z <= 1
     return (
         jnp.where(below, 1 - small * series_2, upward_1),
         jnp.where(below, series_2, upward_2),
