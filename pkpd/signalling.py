@@ -38,11 +38,12 @@ def active_fraction(tpo: Array, concentration_nM: Array, p: Parameters) -> Array
 
 
 def _power(x: Array, n: Array | int) -> Array:
-    """x^n for x >= 0, with derivative 0 at x = 0, where that of a root is infinite."""
+    """x^n, 0 below 0 where only rounding leads, with derivative 0 where that of a root is infinite: x = 0, n < 1."""
     if isinstance(n, int):
         return x**n
-    none = x <= 0
-    return jnp.where(none, 0, jnp.where(none, 1, x) ** n)
+    x = jnp.where(x < 0, 0, x)
+    infinite = (x == 0) & (n < 1)
+    return jnp.where(infinite, 0, jnp.where(infinite, 1, x) ** n)
 
 
 def active(tau: Array, concentration_nM: Array, p: Parameters) -> Array:

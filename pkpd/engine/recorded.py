@@ -9,7 +9,8 @@ Reverse mode keeps the state at the end of each day and goes through the day aga
 on its way back: memory grows with the days, and not with the steps of a day times the days.
 
 What is not differentiable: whether a day has a dose (a dose of 0 mg starts no absorption at the first rate, so the
-derivative by such a dose is that of a drop more at the second), and the peak where two steps share it.
+derivative by such a dose is that of a drop more at the second). The peak is the highest of the grid's points, so its
+derivative is that of one point, and jumps where the peak passes to the next.
 """
 
 from __future__ import annotations
