@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pkpd.engine.recorded import course as recorded_course
     from pkpd.errors import InputError
     from pkpd.notebook import endpoint_table, simulate_scenario
     from pkpd.parameters import Library, load_library, with_values
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pkpd.scenario import load_scenario
     from pkpd.trial import simulate
 
+# name -> module, and after a colon its name there where that is another
 _HOME = {
     "InputError": "errors",
     "Library": "parameters",
@@ -24,6 +26,7 @@ _HOME = {
     "load_library": "parameters",
     "load_scenario": "scenario",
     "planned_arms": "planned",
+    "recorded_course": "engine.recorded:course",
     "run_case": "profile",
     "simulate": "trial",
     "simulate_scenario": "notebook",
@@ -37,6 +40,7 @@ __all__ = [
     "load_library",
     "load_scenario",
     "planned_arms",
+    "recorded_course",
     "run_case",
     "simulate",
     "simulate_scenario",
@@ -47,7 +51,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pkpd' has no attribute {name!r}")
-    return getattr(import_module(f"pkpd.{_HOME[name]}"), name)
+    module, _, there = _HOME[name].partition(":")
+    return getattr(import_module(f"pkpd.{module}"), there or name)
 
 
 def __dir__() -> list[str]:

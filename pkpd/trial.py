@@ -1,6 +1,12 @@
 """The visit loop: a batch of virtual patients through a titrated, observed and rescued course (design section 2.4).
 
 The first dose is at day 0. A visit on day v reads the state before that day's dose; its decision first acts on it.
+
+Nothing here is differentiable. Titration and rescue read counts against thresholds, so doses, interruptions, stops and
+rescues are piecewise constant functions of every parameter: their derivatives are 0 or none, and a derivative of the
+counts would be that of one path at its decisions, not that of an expected endpoint, which moves with the patients who
+cross a threshold. So ``jax.grad``, ``jax.jvp`` and their kin raise InputError by population, patients or arm. What is
+differentiable is a course on recorded doses, ``pkpd.engine.recorded.course``.
 """
 
 from __future__ import annotations
@@ -16,10 +22,15 @@ from jax import Array, lax
 
 from pkpd import cohort, endpoints, pharmacokinetics, random, titration
 from pkpd.devices import AUTOMATIC, map_tiles, tile_width
-from pkpd.engine import grid
+from pkpd.engine import derivatives, grid
 from pkpd.engine.solver import DAYS_A_WEEK, solver
 from pkpd.model import DYNAMIC, Form
 from pkpd.parameters import Population
+
+NO_DERIVATIVE = (
+    "the titrated course has no derivative: its doses and rescues jump where an observed count crosses a threshold."
+    " Use pkpd.recorded_course (pkpd.engine.recorded.course) with the doses that were taken"
+)
 
 
 class Arm(NamedTuple):
@@ -86,7 +97,8 @@ def simulate_tile(
 ) -> Visits:
     """Courses of one batch. ``keys`` [patients]; ``days`` [visits] increasing; ``n_weeks`` covers the last day.
 
-    Pure and traceable; ``form``, ``n_weeks``, ``steps`` and ``engine`` are static. ``simulate`` takes any number.
+    Pure and traceable, not differentiable (InputError; see the module); ``form``, ``n_weeks``, ``steps`` and ``engine``
+    are static. ``simulate`` takes any number.
     """
     patients = cohort.draw(population, keys, arm.baseline_below)
     return course(patients, arm, keys, days, n_weeks, form, steps, engine)
@@ -103,6 +115,7 @@ def course(
     engine: str,
 ) -> Visits:
     """Courses of given patients; see ``simulate_tile``."""
+    patients, arm = derivatives.without((patients, arm), NO_DERIVATIVE)
     p, noise = patients.parameters, patients.noise
     dtype = p.clearance_l_per_h.dtype
     p = p._replace(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import tomllib
 
+import jax
+
 from inference.config import Config, plan
 from pkpd.scenario import validate
 
@@ -29,6 +31,19 @@ def test_the_notebook_example_is_five_lines_and_runs(root, capsys):
     table = names["pkpd"].endpoint_table(trial)
     assert table["share"].between(0, 1).all() and set(table.index.unique("arm")) == {a.name for a in scenario.arms}
     assert "response_week_8" in capsys.readouterr().out
+
+
+def test_the_gradient_example_is_seven_lines_and_runs(root, capsys):
+    code = block(root, "A course on recorded doses", "python")
+    assert sum(bool(line) for line in code.splitlines()) == 7
+    names: dict = {}
+    jax.config.update("jax_disable_most_optimizations", True)  # it compiles for longer than it runs
+    try:
+        exec(compile(code, "README.md", "exec"), names)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    assert -10 < float(capsys.readouterr().out) < -1  # fewer platelets, 1e9/L, by nM
+    assert names["gradient"]._fields == names["pkpd"].load_library().parameters()._fields
 
 
 def test_the_config_of_the_readme_is_a_good_one(root):

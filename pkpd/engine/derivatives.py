@@ -1,4 +1,4 @@
-"""Derivatives of a long straight-line function without repeated work.
+"""Derivatives of a long straight-line function without repeated work, and none where there must be none.
 
 ``pkpd.engine.fusion`` keeps XLA from copying a value's arithmetic into every consumer. Differentiation makes new
 values, tangents or cotangents, that need the same: here they get it from the function's own graph, in both modes.
@@ -16,11 +16,13 @@ from jax import Array
 from jax.extend.core import Literal
 
 from pkpd.engine.fusion import once
+from pkpd.errors import InputError
 
 COPIED = 8  # operations: a derivative that costs more is not copied into its consumers
 TERMS = 8  # of a cotangent in one sum: longer sums read more arrays at a time than the first-level cache holds
 
 Result = TypeVar("Result")
+Tree = TypeVar("Tree")
 
 
 @jax.custom_jvp
@@ -80,3 +82,17 @@ def _expensive(jaxpr: Any) -> set[Any]:
 
 def _has_derivative(x: Any) -> bool:
     return jnp.ndim(x) > 0 and jnp.issubdtype(jnp.result_type(x), jnp.floating)
+
+
+def without(tree: Tree, why: str) -> Tree:
+    """The same values; InputError with the message ``why`` for who differentiates by them, in either mode."""
+
+    @jax.custom_jvp
+    def same(x: Array) -> Array:
+        return x
+
+    @same.defjvp
+    def _(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, Array]:
+        raise InputError(why)
+
+    return jax.tree.map(lambda x: same(x) if isinstance(x, jax.core.Tracer) else x, tree)

@@ -49,17 +49,27 @@ def course(
 
     p: leaves scalar or [patients]. dose_mg [days, patients] taken at 24 d h. immune_log_activity [weeks, patients]:
     omega in force, the patient's own included (so the leaf of that name in ``p`` does not act). read_days: increasing,
-    from 1 to the number of days. AUC (nM h) and Cmax (nM) are those of the days since the last reading.
+    from 1 to the number of days. AUC (nM h) and Cmax (nM) are those of the days since the last reading. The precision
+    is that of ``p``. Raises InputError for days or weeks that do not fit and for an unknown ``accuracy``.
     ``read_days``, ``form`` and ``accuracy`` ("default" or "high") are static under ``jit``.
     """
     n_days, at = len(dose_mg), np.asarray(read_days, int)
     if at.ndim != 1 or not at.size or at[0] < 1 or at[-1] > n_days or (np.diff(at) < 1).any():
         raise InputError(f"read_days {tuple(read_days)}: legal: increasing days from 1 to {n_days}")
-    first = np.isin(np.arange(n_days), [0, *at])
-    by_day = _through(p, dose_mg, immune_log_activity, first, form, accuracy, _reading)[1]
-    return Reading(*(leaf[at - 1] for leaf in by_day))
+    return _course(p, dose_mg, immune_log_activity, tuple(at.tolist()), form, accuracy)
 
 
+@partial(jax.jit, static_argnames=("read_days", "form", "accuracy"))
+def _course(
+    p: Parameters, dose_mg: Array, omega: Array, read_days: tuple[int, ...], form: Form, accuracy: str
+) -> Reading:
+    """Compiled by itself, so that derivatives taken outside ``jit`` trace once too."""
+    first = np.isin(np.arange(len(dose_mg)), [0, *read_days])
+    by_day = _through(p, dose_mg, omega, first, form, accuracy, _reading)[1]
+    return Reading(*(leaf[np.array(read_days) - 1] for leaf in by_day))
+
+
+@partial(jax.jit, static_argnames=("form", "accuracy"))
 def states(
     p: Parameters, dose_mg: Array, immune_log_activity: Array, form: Form = FORM, accuracy: str = "default"
 ) -> State:
@@ -83,7 +93,9 @@ def _through(
     weeks = -(-n_days // DAYS_A_WEEK)
     if len(immune_log_activity) < weeks:
         raise InputError(f"immune_log_activity has {len(immune_log_activity)} weeks; {n_days} days need {weeks}")
-    p = Parameters(*(jnp.broadcast_to(leaf, (n,)) for leaf in p))
+    dtype = jnp.result_type(*p)
+    p = Parameters(*(jnp.broadcast_to(leaf, (n,)).astype(dtype) for leaf in p))
+    dose_mg, immune_log_activity = (jnp.asarray(x, dtype) for x in (dose_mg, immune_log_activity))
     steps = grid.accuracy(accuracy)
 
     def prepared(p: Parameters) -> tuple[fast.Course, fast.Steps, Array]:

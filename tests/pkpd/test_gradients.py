@@ -16,7 +16,7 @@ import pytest
 
 from pkpd import random, trial
 from pkpd.engine import grid, recorded, reference
-from pkpd.engine.solver import Reading
+from pkpd.engine.solver import Reading, solver
 from pkpd.errors import InputError
 from pkpd.model import Form, free_concentration_nM
 from pkpd.parameters import Parameters, load_library
@@ -99,7 +99,7 @@ def patients() -> tuple[Parameters, jax.Array, jax.Array]:
 
 
 class Program:
-    """``function`` compiled on first use for each shape; ``traces`` counts."""
+    """``function`` compiled on first use for each shape; ``traces`` counts. It runs for less time than it compiles."""
 
     def __init__(self, function):
         self.traces = 0
@@ -108,7 +108,7 @@ class Program:
             self.traces += 1
             return function(*args)
 
-        self.call = jax.jit(counted)
+        self.call = jax.jit(counted, compiler_options={"xla_backend_optimization_level": 0})
 
     def __call__(self, *args):
         return jax.tree.map(np.asarray, self.call(*args))
@@ -198,12 +198,20 @@ def evaluated(accuracy: str, args: tuple) -> Reading:
 
 
 def differences(accuracy: str, picks: list) -> np.ndarray:
-    """d log(reading) by each of ``picks`` in units of its step, [picks, 4 readings, patients]."""
+    """d log(reading) by each of ``picks`` in units of its step, [picks, 4 readings, patients].
+
+    The peak is one point of the grid, and passes to the next within a few differences, which then are no derivative
+    and become NaN: where those of second and of fourth order are more apart than smooth functions have them.
+    """
     args = columns(patients())
     times = [(pick, t) for pick in picks for t, _ in STENCIL]
     found = evaluated(accuracy, varied(args, lambda a, pick_t: pick_t[0](a, pick_t[1]), times))
     log = np.log(np.stack(found)).reshape(4, len(picks), len(STENCIL), COMPARED)
-    return np.einsum("rpsn,s->prn", log, [w for _, w in STENCIL]) / STEP
+    by_step = np.einsum("rpsn,s->prn", log, [w for _, w in STENCIL]) / STEP
+    peak, narrow = by_step[:, 3], (log[3, :, 2] - log[3, :, 1]) / (2 * STEP)
+    peak[np.abs(narrow - peak) > 1e-5 * (np.abs(peak) + 1)] = np.nan
+    assert np.isnan(peak).mean() < 0.05
+    return by_step
 
 
 def elasticities(accuracy: str) -> np.ndarray:
@@ -219,8 +227,8 @@ def agree(found: np.ndarray, expected: np.ndarray, tolerance: float, names: list
     if error.shape[1] == 4:
         error[:, 3, UNTAKEN] = 0  # where absorption does not switch the peak is flat, and moves from step to step
     worst = np.unravel_index(np.nanargmax(error), error.shape)
-    print(f"worst relative error {error.max():.1e}: {names[worst[0]]}, {Reading._fields[worst[1]]}, patient {worst[2]}")
-    assert np.isfinite(found).all() and error.max() < tolerance
+    print(f"worst error {error[worst]:.1e}: {names[worst[0]]}, {Reading._fields[worst[1]]}, patient {worst[2]}")
+    assert np.isfinite(found).all() and error[worst] < tolerance
 
 
 def check_against_differences(accuracy: str) -> None:
@@ -266,8 +274,7 @@ def test_days_of_a_dose_and_weeks_of_activity_against_central_differences():
     by_dose = np.stack([columns(b[1]) * taken / columns(found)[r][-1] for r, b in enumerate(back)], 1)
     by_week = np.stack([columns(b[2]) / columns(found)[r][-1] for r, b in enumerate(back)], 1)
     days = [dose(d) for d in range(DAYS)]
-    # not the peak, which is a point of the grid and for some patients passes to the next within the difference
-    agree(by_dose[:, :3], differences("high", days)[:, :3], 1e-6, [f"dose of day {d}" for d in range(DAYS)])
+    agree(by_dose, differences("high", days), 1e-6, [f"dose of day {d}" for d in range(DAYS)])
     agree(by_week, differences("high", [activity(0), activity(1)]), 1e-6, ["week 0", "week 1"])
     assert (by_week[0, 1:] == 0).all() and (np.abs(by_week[:, 0]).min(0) > 0).all()  # counts only, and both weeks
 
@@ -330,6 +337,7 @@ def test_extreme_patients_have_finite_derivatives():
         finite(cotangents, found)
 
 
+@pytest.mark.slow
 def test_extreme_patients_have_finite_derivatives_in_float32_near_those_of_float64():
     """On the default grid, so that its error is in it too."""
     args = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), patients())
@@ -394,24 +402,46 @@ def test_the_quasi_steady_form_and_the_plain_hill_form():
         assert form.hill_is_one == bool((back[0].dimer_hill == 0).all())
 
 
-def test_recorded_readings_are_those_of_the_visit_loop():
-    """Doses and drift of a simulated arm, played back: the same readings, from another back end of the same step."""
-    scenario = load_scenario("phase3")
-    arm = planned_arms(scenario, jnp.float64)[1]
-    (seen,) = trial.simulate(
-        arm.population, arm.arm, (7, 14), 1, np.arange(8), form=recorded.FORM, steps=grid.ACCURACY["high"]
-    )
-    zero = np.zeros(8, np.int32)
-    keys = random.patient_keys(random.root(1), zero, zero, np.arange(8))
-    p = trial.cohort.draw(arm.population, keys, arm.arm.baseline_below).parameters
-    p = Parameters(*(jnp.broadcast_to(leaf, (8,)) for leaf in p))
-    daily = np.repeat(seen.dose_mg, 7, axis=0)
-    omega = seen.immune_log_activity
-    found = evaluated("high", jax.tree.map(np.asarray, (p, daily, omega)))
-    np.testing.assert_allclose(found.platelets_1e9_per_l, seen.platelets_true[-1], rtol=1e-9)
-    ng_per_ml = np.asarray(p.molar_mass_g_per_mol) * 1e-3
-    for mine, theirs in zip(found[1:], (seen.trough_ng_per_ml, seen.auc_ng_h_per_ml, seen.cmax_ng_per_ml), strict=True):
-        np.testing.assert_allclose(mine * ng_per_ml, theirs[-1], rtol=1e-8)
+def test_readings_are_those_of_the_visit_loop():
+    """Of its XLA solver, on weekly doses and the same grid."""
+
+    def visits(p, weekly_mg, omega):
+        move = solver("xla", p, recorded.FORM, grid.accuracy("high"))
+
+        def visit(y, w):
+            y = move.advance(y, 7 * w, 7 * w + 7, drawn.to_nmol(weekly_mg[w], p), omega)
+            return y, move.read(y)
+
+        return jax.lax.scan(visit, move.start, jnp.arange(2))[1]
+
+    p, doses, omega = columns(patients(), 64)
+    weekly = doses[:: READ[0]]
+    expected = Program(visits)(p, weekly, omega)
+    last = evaluated("high", (p, np.repeat(weekly, 7, axis=0), omega))
+    for mine, theirs in zip(last, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs[-1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("engine", ("xla", "auto"))
+def test_a_titrated_course_has_no_derivative(engine):
+    a = planned_arms(load_scenario("phase3"), jnp.float64)[1]
+    keys = random.patient_keys(random.root(1), *np.broadcast_arrays(0, 0, np.arange(4)))
+
+    def count(population, arm):
+        visits = trial.simulate_tile(population, arm, keys, jnp.array(READ), 2, engine=engine)
+        return visits.platelets_true.mean()
+
+    def by_dose_scale(scale):
+        return count(a.population, a.arm._replace(dose_scale=scale))
+
+    for derivative in (
+        lambda: jax.grad(count)(a.population, a.arm),
+        lambda: jax.jvp(lambda population: count(population, a.arm), (a.population,), (a.population,)),
+        lambda: jax.jit(jax.jacfwd(by_dose_scale))(1.0),
+        lambda: jax.jit(jax.grad(by_dose_scale))(1.0),
+    ):
+        with pytest.raises(InputError, match="recorded_course"):
+            derivative()
 
 
 def test_bad_calls_are_told():
