@@ -43,7 +43,7 @@ GRIDS = {
     "graded 4 + 11": grid.graded(4, 11),
     "default 3 + 10": grid.DEFAULT,
     "default, halved": grid.DEFAULT.refined(2),
-    "high (profiles) 16 + 44": grid.graded(16, 44),
+    "high (profiles) 24 + 66": grid.accuracy("high"),
 }
 
 
