@@ -2,17 +2,23 @@
 
 A patient's numbers depend on nothing else, so the same seed gives the same patient whatever the batch, the device or
 the other arms, and two designs can be compared on the same patients. Drawn in float32 for both precisions.
+
+A patient's key is folded from seed, draw, trial and patient; each pair of numbers is then one block of the generator
+(threefry, Salmon et al. 2011) at the counter of its day, purpose and place.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
 PURPOSES = ("random_effects", "weight", "baseline", "covariates", "drift", "residual", "rescue", "dropout")
+PAIRS = 32  # of numbers that a patient can draw for one purpose on one day
 LARGEST_SEED = 2**31 - 1
 
 
@@ -30,20 +36,31 @@ def patient_keys(key: Array, draw: Array, trial: Array, patient: Array) -> Array
     return jax.vmap(one)(draw, trial, patient)
 
 
-def _stream(keys: Array, day: Array | int, purpose: str) -> Array:
-    fold = PURPOSES.index(purpose)
-    return jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, day), fold))(keys)
-
-
-def normal(keys: Array, day: Array | int, purpose: str, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Array:
-    """Standard normals [*shape, patients] for ``purpose`` on ``day``."""
-    z = jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(_stream(keys, day, purpose))
-    return jnp.moveaxis(z, 0, -1).astype(dtype)
+def _bits(keys: Array, days: Array, purpose: str, count: int) -> Array:
+    """Random 32-bit words [days, count, patients]; a folded key is the generator's block at that counter."""
+    pairs = -(-count // 2)
+    if pairs > PAIRS:
+        raise ValueError(f"{count} numbers a day for {purpose!r}; at most {2 * PAIRS}")
+    first = (jnp.asarray(days, jnp.uint32) * len(PURPOSES) + PURPOSES.index(purpose)) * PAIRS
+    counters = (first[:, None] + jnp.arange(pairs, dtype=jnp.uint32)).ravel()
+    blocks = jax.vmap(lambda at: jax.vmap(lambda k: jax.random.key_data(jax.random.fold_in(k, at)))(keys))(counters)
+    words = jnp.moveaxis(blocks.reshape(first.size, pairs, -1, 2), -1, 2)
+    return words.reshape(first.size, 2 * pairs, -1)[:, :count]
 
 
 def uniform(
     keys: Array, day: Array | int, purpose: str, shape: tuple[int, ...] = (), dtype: Any = jnp.float32
 ) -> Array:
-    """Uniforms on [0, 1) [*shape, patients] for ``purpose`` on ``day``."""
-    u = jax.vmap(lambda k: jax.random.uniform(k, shape, jnp.float32))(_stream(keys, day, purpose))
-    return jnp.moveaxis(u, 0, -1).astype(dtype)
+    """Uniforms on [0, 1) for ``purpose`` on ``day``: [*shape, patients], or [days, *shape, patients] for days [days]."""
+    days = jnp.atleast_1d(jnp.asarray(day))
+    bits = _bits(keys, days, purpose, math.prod(shape))
+    one_to_two = lax.bitcast_convert_type((bits >> 9) | np.float32(1).view(np.uint32), jnp.float32)
+    u = (one_to_two - 1).reshape(*jnp.shape(day), *shape, keys.shape[0])
+    return u.astype(dtype)
+
+
+def normal(keys: Array, day: Array | int, purpose: str, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Array:
+    """Standard normals for ``purpose`` on ``day``; shapes as of ``uniform``. z = sqrt(2) erfinv(2 u - 1)."""
+    u = uniform(keys, day, purpose, shape)
+    inside = u + np.float32(2**-24)  # the middle of each of 2^23 equal intervals, so never 0 or 1
+    return (np.float32(math.sqrt(2)) * lax.erf_inv(2 * inside - 1)).astype(dtype)

@@ -77,12 +77,13 @@ def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
     rho = jnp.exp(-DAYS_A_WEEK / noise.immune_drift_time_d)
     kick = noise.immune_drift_log_sd * jnp.sqrt(1 - rho * rho)
 
-    def week(omega: Array, w: Array) -> tuple[Array, Array]:
-        omega = rho * omega + kick * random.normal(keys, w, "drift", dtype=dtype)
+    def week(omega: Array, z: Array) -> tuple[Array, Array]:
+        omega = rho * omega + kick * z
         return omega, omega
 
     zero = jnp.zeros(keys.shape, dtype)
-    return lax.scan(week, zero, DAYS_A_WEEK * jnp.arange(1, n_weeks + 1))[1]
+    z = random.normal(keys, DAYS_A_WEEK * jnp.arange(1, n_weeks + 1), "drift", dtype=dtype)
+    return lax.scan(week, zero, z)[1]
 
 
 def simulate_tile(
@@ -130,13 +131,13 @@ def course(
 
     def visit(loop: tuple, xs: tuple) -> tuple[tuple, tuple]:
         y, dosing, rescued, dropped = loop
-        before, day = xs
+        before, day, z, u_rescue, u_dropout = xs
         dose_mg = titration.dose_mg(arm.rule, dosing, dtype) * jnp.asarray(arm.dose_scale, dtype) * ~dropped
         dose_nmol = pharmacokinetics.arriving_nmol(dose_mg, p)
         y = move.advance(y, before, day, dose_nmol, omega)
         now = move.read(y)
         P = now.platelets_1e9_per_l
-        count = jnp.maximum(1, P * jnp.exp(noise.residual_log_sd * random.normal(keys, day, "residual", dtype=dtype)))
+        count = jnp.maximum(1, P * jnp.exp(noise.residual_log_sd * z))
         chance = endpoints.rescue_probability(
             count,
             noise.rescue_max_probability_per_week,
@@ -144,10 +145,10 @@ def course(
             (day - before).astype(dtype),
         )
         leaves = -jnp.expm1(-jnp.asarray(arm.dropout_hazard_per_week, dtype) * (day - before) / 7)
-        dropped = dropped | (random.uniform(keys, day, "dropout", dtype=dtype) < leaves)
+        dropped = dropped | (u_dropout < leaves)
         count = jnp.where(dropped, jnp.nan, count)
         chance = jnp.where(dropped, 0, chance)
-        rescued = rescued | (random.uniform(keys, day, "rescue", dtype=dtype) < chance)
+        rescued = rescued | (u_rescue < chance)
         seen = (
             P, count, dose_mg, dosing.interrupted, dosing.stopped, chance, rescued, dropped,
             *(x * ng_per_ml for x in (now.cmax_nM, now.auc_nM_h, now.concentration_nM)),
@@ -156,7 +157,10 @@ def course(
 
     none = jnp.zeros(n, bool)
     loop = (move.start, titration.start(arm.rule, arm.start_level, n), none, none)
-    _, seen = lax.scan(visit, loop, (jnp.concatenate([jnp.zeros(1, days.dtype), days[:-1]]), days))
+    before = jnp.concatenate([jnp.zeros(1, days.dtype), days[:-1]])
+    z = random.normal(keys, days, "residual", dtype=dtype)
+    chances = (random.uniform(keys, days, purpose, dtype=dtype) for purpose in ("rescue", "dropout"))
+    _, seen = lax.scan(visit, loop, (before, days, z, *chances))
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
     return Visits(*(*seen, omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed))
