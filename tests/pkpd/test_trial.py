@@ -208,3 +208,14 @@ def test_exposure_is_that_of_the_dose(arms):
     bound = 7 * 5e6 / 7.66 * 1e-3
     assert np.all(v.auc_ng_h_per_ml[-1] < bound) and np.all(v.auc_ng_h_per_ml[-1] > 0.3 * bound)
     assert np.all(v.trough_ng_per_ml[-1] < v.cmax_ng_per_ml[-1])
+
+
+def test_nothing_recompiles_when_only_values_change(arms):
+    planned = arms["start 5 mg"]
+    first = run(planned, np.arange(3))
+    before = trial._visits._cache_size()
+    other = planned._replace(arm=planned.arm._replace(start_level=planned.arm.start_level - 1, dose_scale=0.5))
+    population = with_values(planned.population, {"receptor_ec50_nM": 12.0})
+    second = run(other, 5 + np.arange(3), seed=2, population=population, trials=7)
+    assert trial._visits._cache_size() == before
+    assert (first.platelets_true != second.platelets_true).all()
