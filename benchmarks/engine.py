@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.records import Record, quantiles, timed, write
 from pkpd import trial
 from pkpd.devices import map_tiles, workers
 from pkpd.engine import grid, reference
@@ -116,23 +115,6 @@ def errors(found: tuple, r: Recorded) -> tuple[np.ndarray, np.ndarray]:
     return of_counts, np.abs(np.asarray(found[1], np.float64)[there] / C[there] - 1)
 
 
-def quantiles(e: np.ndarray) -> list[float]:
-    return [float(x) for x in np.quantile(e, [0.5, 0.99, 0.999, 1])]
-
-
-def timed(function: Callable[[], Any], repeats: int = 3) -> tuple[Any, float, float]:
-    """Result, seconds of the fastest of ``repeats`` calls, and how much longer the first one took."""
-    start = time.perf_counter()
-    result = function()
-    first = time.perf_counter() - start
-    best = np.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = function()
-        best = min(best, time.perf_counter() - start)
-    return result, best, max(first - best, 0.0)
-
-
 def courses(dtype: Any, n: int, engine: str, steps: grid.Grid = grid.DEFAULT) -> Callable[[], None]:
     """A function that simulates n whole courses of the phase III arm that starts at 5 mg, and keeps nothing."""
     scenario = load_scenario("phase3")
@@ -156,18 +138,15 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     drawn = drawers()
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     print(f"{len(workers())} workers on {jax.devices()[0].device_kind}, JAX {jax.__version__}", flush=True)
 
     def note(system: str, precision: str, n: int, rate: float, e: list[float] | None, compile_s: float) -> None:
         median, _, p999, worst = e or (None,) * 4
+        device, cores = jax.devices()[0].platform, len(workers())
         records.append(
-            {
-                "system": system, "device": jax.devices()[0].platform, "cores": len(workers()), "precision": precision,
-                "patients": n, "patients_per_second": rate, "error_median": median, "error_p999": p999,
-                "error_max": worst, "seconds_compile": compile_s, "jax_version": jax.__version__,
-            }
-        )  # fmt: skip
+            Record(system, device, cores, precision, n, rate, median, p999, worst, compile_s, jax.__version__)
+        )
 
     recorded = {kind: record(drawn, kind, args.replayed, rtol) for kind, rtol in (("ordinary", 1e-8), ("box", 1e-6))}
     print(f"\nErrors of {args.replayed} patients each, float32: median, 99%, 99.9%, worst")
@@ -206,7 +185,7 @@ def main() -> None:
     for (engine, precision), rate in rates.items():
         print(f"pkpd {engine} {precision}: {rate / best:.0f} times the fastest setting of diffrax")
     if args.json:
-        args.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        write(args.json, records)
 
 
 if __name__ == "__main__":

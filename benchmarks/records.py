@@ -37,16 +37,14 @@ def quantiles(e: np.ndarray) -> list[float]:
     return [float(x) for x in np.quantile(e, [0.5, 0.99, 0.999, 1])]
 
 
-def timed(function: Callable[[], Any], repeats: int = 3, seconds: float = 0.0) -> tuple[Any, float, float]:
-    """Result, seconds of the fastest of at least ``repeats`` calls and ``seconds`` in all, and how much longer the
-    first one took."""
+def timed(function: Callable[[], Any], repeats: int = 3) -> tuple[Any, float, float]:
+    """Result, seconds of the fastest of ``repeats`` calls, and how much longer the first one took."""
     start = time.perf_counter()
     result = function()
     first = time.perf_counter() - start
-    best, spent, calls = np.inf, 0.0, 0
-    while calls < repeats or spent < seconds:
+    best = np.inf
+    for _ in range(repeats):
         start = time.perf_counter()
         result = function()
-        last = time.perf_counter() - start
-        best, spent, calls = min(best, last), spent + last, calls + 1
+        best = min(best, time.perf_counter() - start)
     return result, best, max(first - best, 0.0)

@@ -30,23 +30,27 @@ class Measured(NamedTuple):
     seconds_compile: float
 
 
+def clock(cores: int) -> Callable[[], float]:
+    """Processor time on one core, which others on the machine hardly change; wall time on several."""
+    return time.process_time if cores == 1 else time.perf_counter
+
+
 def fastest(run: Callable[[], tuple], cores: int) -> tuple[tuple, float]:
-    """Result and seconds of the fastest call. On one core processor time, which others on the machine hardly change."""
-    clock = time.process_time if cores == 1 else time.perf_counter
-    best, spent = np.inf, 0.0
+    """Result and seconds of the fastest call."""
+    now, best, spent = clock(cores), np.inf, 0.0
     while spent < ENOUGH_S:
-        start = clock()
+        start = now()
         result = run()
-        last = clock() - start
+        last = now() - start
         best, spent = min(best, last), spent + last
     return result, best
 
 
-def compilation(call: Callable[[], object]) -> float:
-    """Wall seconds that the first call takes longer than the second."""
-    times = []
+def compilation(call: Callable[[], object], cores: int) -> float:
+    """Seconds that the first call takes longer than the second."""
+    now, times = clock(cores), []
     for _ in range(2):
-        start = time.perf_counter()
+        start = now()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return max(times[0] - times[1], 0.0)

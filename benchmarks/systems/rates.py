@@ -143,7 +143,7 @@ def stimulus(g: float, s: float) -> float:
 
 
 def free(b: float, root: float, q: float) -> float:
-    """Positive root of C^2 - b C - q/2 = 0 with root = sqrt(b^2 + 2 q), of scalars, in the form that does not cancel."""
+    """Positive root of C^2 - b C - q/2 = 0 with root = sqrt(b^2 + 2 q), without cancellation, of scalars."""
     return 0.5 * (b + root) if b >= 0.0 else q / (root - b)
 
 

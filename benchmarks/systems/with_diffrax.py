@@ -8,7 +8,7 @@ given costs less than one that diffrax looks for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import diffrax
@@ -86,7 +86,7 @@ def solver(name: str) -> Callable:
 
 def batches(task: tasks.Task, s: Setting) -> Iterator[tuple]:
     """Arguments of ``solver`` for one batch after another."""
-    name, precision, batch, rtol = s.options
+    _, precision, batch, rtol = s.options
     dtype = np.dtype(precision).type
     t = tasks.first(task, s.patients)
     course, p = tasks.stretches(t), tasks.by_patient(t)
@@ -107,7 +107,7 @@ def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
         solve, tiles = solver(s.options[0]), list(batches(task, s))
         kind = s.options[:3]
         if kind not in seconds_compile:
-            seconds_compile[kind] = compilation(partial(list, map_tiles(solve, tiles[:1])))
+            seconds_compile[kind] = compilation(lambda solve=solve, tiles=tiles: _joined(solve, tiles[:1]), cores)
         found, seconds = fastest(lambda solve=solve, tiles=tiles: _joined(solve, tiles), cores)
         yield Measured(s, *found, seconds, seconds_compile[kind])
 

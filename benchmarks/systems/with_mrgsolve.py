@@ -1,4 +1,4 @@
-"""mrgsolve: the model in C++ (mrgsolve.cpp), the run and its clock in R (mrgsolve.R); Rscript and mrgsolve must be there.
+"""mrgsolve: the model in C++ (mrgsolve.cpp), run and timed in R (mrgsolve.R), where Rscript and the package are there.
 
 Every event is a record that carries the absorption rate and omega in force up to it, so LSODA restarts there.
 """
@@ -19,9 +19,7 @@ from benchmarks.systems.measured import ENOUGH_S, Measured, Setting
 
 FOLDER = Path(__file__).parent
 PATIENTS = 256
-SETTINGS = tuple(
-    Setting(f"LSODA, rtol {rtol:g}", "float64", PATIENTS, (rtol,)) for rtol in (1e-2, 1e-3, 1e-4, 1e-6)
-)
+SETTINGS = tuple(Setting(f"LSODA, rtol {rtol:g}", "float64", PATIENTS, (rtol,)) for rtol in (1e-2, 1e-3, 1e-4, 1e-6))
 
 if not shutil.which("Rscript"):
     raise ImportError("no Rscript on PATH")
@@ -46,14 +44,17 @@ def records(t: tasks.Task) -> tuple[pd.DataFrame, pd.DataFrame]:
         "omega": up_to(omega),
         "visit": np.broadcast_to(np.concatenate([[False], course.visit])[:, None], (len(omega) + 1, n)).astype(int),
     }
-    frame = pd.DataFrame({"ID": np.repeat(np.arange(1, n + 1), len(omega) + 1), **{k: v.T.ravel() for k, v in rows.items()}})
+    frame = pd.DataFrame({name: x.T.ravel() for name, x in rows.items()})
+    frame.insert(0, "ID", np.repeat(np.arange(1, n + 1), len(omega) + 1))
     frame["evid"] = np.where(frame["amt"] > 0, 1, np.where(frame["visit"] == 1, 0, 2))
     frame["cmt"] = 1
     for name, x in t.parameters.items():
         if x.ndim:
             frame[name] = np.repeat(x, len(omega) + 1)
-    used = {"molar_mass_g_per_mol", "bioavailability", "lag_time_h", "dimer_hill", "immune_log_activity"}
-    shared = {k: float(x) for k, x in t.parameters.items() if not x.ndim and k not in used and "absorption" not in k}
+    by_record = {"molar_mass_g_per_mol", "bioavailability", "lag_time_h", "dimer_hill", "immune_log_activity"}
+    shared = {
+        k: float(x) for k, x in t.parameters.items() if not x.ndim and k not in by_record and "absorption" not in k
+    }
     return frame, pd.DataFrame({"name": list(shared), "value": list(shared.values())})
 
 
@@ -62,7 +63,8 @@ def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
         folder = Path(name)
         for frame, file in zip(records(tasks.first(task, PATIENTS)), ("records.csv", "shared.csv"), strict=True):
             frame.to_csv(folder / file, index=False)
-        files = [FOLDER / "mrgsolve.R", FOLDER / "mrgsolve.cpp", *(folder / f for f in ("records.csv", "shared.csv", "out"))]
+        data = [folder / file for file in ("records.csv", "shared.csv", "out")]
+        files = [FOLDER / "mrgsolve.R", FOLDER / "mrgsolve.cpp", *data]
         tolerances = [f"{s.options[0]:g}" for s in SETTINGS]
         done = subprocess.run(
             ["Rscript", *map(str, files), str(cores), str(ENOUGH_S), *tolerances],

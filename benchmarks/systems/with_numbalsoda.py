@@ -73,7 +73,7 @@ def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
         return lambda: loops[method](*arguments)
 
     compiled = {s.options[0]: s for s in SETTINGS}
-    seconds_compile = {method: compilation(solver(s, cores)) for method, s in compiled.items()}
+    seconds_compile = {method: compilation(solver(s, cores), cores) for method, s in compiled.items()}
     for s in SETTINGS:
         found, seconds = fastest(solver(s, s.patients), cores)
         yield Measured(s, *found, seconds, seconds_compile[s.options[0]])

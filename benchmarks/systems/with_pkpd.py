@@ -34,7 +34,7 @@ def courses(steps: grid.Grid) -> Callable:
     @jax.jit
     def run(p: Parameters, omega: jax.Array) -> tuple:
         move = solver("auto", p, DYNAMIC, steps)
-        dose = jnp.broadcast_to(pharmacokinetics.arriving_nmol(jnp.asarray(tasks.DOSE_MG, omega.dtype), p), omega[0].shape)
+        dose = pharmacokinetics.arriving_nmol(jnp.full_like(omega[0], tasks.DOSE_MG), p)
 
         def week(y: Any, w: jax.Array) -> tuple:
             y = move.advance(y, tasks.DAYS_A_WEEK * w, tasks.DAYS_A_WEEK * (w + 1), dose, omega)
@@ -60,6 +60,6 @@ def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
         def run(solve: Callable = solve, tiles: list = tiles) -> tuple:
             return tuple(np.concatenate(x, -1) for x in zip(*devices.map_tiles(solve, tiles), strict=True))
 
-        seconds_compile = compilation(lambda solve=solve, tiles=tiles: list(devices.map_tiles(solve, tiles[:1])))
+        seconds_compile = compilation(lambda solve=solve, tiles=tiles: list(devices.map_tiles(solve, tiles[:1])), cores)
         found, seconds = fastest(run, cores)
         yield Measured(s, *found, seconds, seconds_compile)

@@ -1,4 +1,4 @@
-"""SciPy: patients one by one (right-hand side compiled by numba where installed, else Python), or stacked in one system.
+"""SciPy: patients one by one (right-hand side compiled by numba where installed, else Python), or stacked.
 
 Stacked, the right-hand side is NumPy over all patients of a core and the solver's steps are common to them; its error
 norm is a mean over patients, so tolerances are tighter. Several cores: a process each, forked for the call.
