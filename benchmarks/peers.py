@@ -29,6 +29,7 @@ import numpy as np
 
 from benchmarks.records import Record, write
 from benchmarks.systems import task as tasks
+from benchmarks.systems.with_pkpd import DEFAULT
 from pkpd import cohort, random, trial
 from pkpd.devices import map_tiles
 from pkpd.engine import reference
@@ -87,14 +88,27 @@ def check(task: tasks.Task) -> str:
     )
 
 
-def measured(system: str, file: Path, cpus: list[int]) -> Iterator[dict[str, Any]]:
-    """Rows of ``benchmarks.systems.measure``, in a process bound to ``cpus``."""
-    command = [sys.executable, "-m", "benchmarks.systems.measure", system, str(file), *map(str, cpus)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def measured(system: str, file: Path, cpus: list[int], setting: str = "") -> Iterator[dict[str, Any]]:
+    """Rows of ``benchmarks.systems.measure``, in a process bound to ``cpus``; of one setting where it is named."""
+    command = [sys.executable, "-m", "benchmarks.systems.measure", system, str(file), ",".join(map(str, cpus))]
+    with subprocess.Popen([*command, *filter(None, [setting])], stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             yield json.loads(line)
     if process.returncode:
         raise RuntimeError(f"{system} ended with exit status {process.returncode}")
+
+
+def table(system: str, file: Path, cores_at_hand: list[list[int]]) -> list[dict[str, Any]]:
+    """The tuning table of a system, printed row by row; empty where the system does not run here."""
+    rows = []
+    for cpus in cores_at_hand:
+        for row in measured(system, file, cpus):
+            if "missing" in row:
+                print(f"{system}: not run, {row['missing']}", flush=True)
+                return []
+            show(row)
+            rows.append(row)
+    return rows
 
 
 def show(row: dict[str, Any]) -> None:
@@ -116,34 +130,27 @@ def best(rows: list[dict[str, Any]], limit: float, known: int) -> dict[str, dict
     return chosen
 
 
-def of(rows: list[dict[str, Any]], row: dict[str, Any], cores: int) -> dict[str, Any] | None:
-    """The same setting on other cores."""
-    same = ("system", "setting", "precision")
-    return next((r for r in rows if r["cores"] == cores and all(r[k] == row[k] for k in same)), None)
-
-
 def is_default(row: dict[str, Any]) -> bool:
-    from benchmarks.systems.with_pkpd import DEFAULT
-
     return row["system"] == "pkpd" and row["setting"] == DEFAULT
 
 
-def ratios(rows: list[dict[str, Any]], known: int) -> None:
-    """Prints pkpd's default, in both precisions, over each peer at matched error."""
-    ours = {row["precision"]: row for row in rows if is_default(row) and row["cores"] == 1}
-    limit = max(row["count"][2] for row in ours.values())
-    print(f"\npkpd's default over the fastest setting with a 99.9% error of the count up to {limit:.1e}")
-    print(f"{'peer and setting':56s}" + "".join(f"{f'{p}, {c} v {c}':>16s}" for p in ours for c in (1, 2)))
+def ratios(rows: list[dict[str, Any]], known: int, file: Path, cores_at_hand: list[list[int]]) -> None:
+    """Prints pkpd's default over each peer at matched error, both measured again, one right after the other."""
+    ours = [row for row in rows if is_default(row) and row["cores"] == 1]
+    limit = max(row["count"][2] for row in ours)
+    print(f"\npkpd's default over the fastest setting with a 99.9% error of the count up to {limit:.1e}, side by side")
+    columns = (f"{row['precision']}, {len(cpus)} v {len(cpus)}" for cpus in cores_at_hand for row in ours)
+    print(f"{'peer and setting':56s}" + "".join(f"{column:>16s}" for column in columns))
     chosen = best(rows, limit, known)
     for system, row in chosen.items():
         if system == "pkpd":
             continue
-        cells = ""
-        for mine in ours.values():
-            for cores in (1, 2):
-                a, b = of(rows, mine, cores), of(rows, row, cores)
-                cells += f"{a['rate'] / b['rate']:16.1f}" if a and b else f"{'not measured':>16s}"
-        print(f"{system + ' ' + row['setting'] + ', ' + row['precision']:56s}{cells}")
+        print(f"{system + ' ' + row['setting'] + ', ' + row['precision']:56s}", end="", flush=True)
+        for cpus in cores_at_hand:
+            mine = list(measured("pkpd", file, cpus, DEFAULT))
+            theirs = next(r for r in measured(system, file, cpus, row["setting"]) if r["precision"] == row["precision"])
+            print("".join(f"{r['rate'] / theirs['rate']:16.1f}" for r in mine), end="", flush=True)
+        print()
     for system in sorted({row["system"] for row in rows} - set(chosen)):
         print(f"{system}: no setting is that exact")
 
@@ -155,53 +162,37 @@ def picture(rows: list[dict[str, Any]], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = dict(zip(SYSTEMS, ("#c0392b", "#1f77b4", "#2e8b57", "#8e44ad", "#7f7f7f"), strict=True))
-    figure, axes = plt.subplots(figsize=(9.5, 6.2), constrained_layout=True)
+    colours = dict(zip(SYSTEMS, ("#c0392b", "#1f77b4", "#2e8b57", "#8e44ad", "#555555"), strict=True))
     curves: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["cores"] == 1 and np.isfinite(row["count"][2]):
-            method = "" if row["system"] == "pkpd" else row["setting"].partition(", rtol")[0]
-            curves.setdefault((row["system"], f"{method} {row['precision']}".strip()), []).append(row)
+            parts = row["setting"].split(", ") if row["system"] != "pkpd" else []
+            method = [part for part in parts if not part.startswith("rtol")]
+            curves.setdefault((row["system"], ", ".join([*method, row["precision"]])), []).append(row)
+
+    figure, axes = plt.subplots(figsize=(10.5, 6.2), constrained_layout=True)
+    markers: dict[str, Iterator[str]] = {system: iter("os^vDPX*<>hp") for system in SYSTEMS}
     for (system, label), curve in curves.items():
-        curve = sorted(curve, key=lambda row: row["rate"])
-        x, y = [1e3 / row["rate"] for row in curve], [row["count"][2] for row in curve]
-        dashed = "float32" not in label and system in ("pkpd", "diffrax")
-        axes.plot(x, y, "o--" if dashed else "o-", color=colours[system], ms=4, lw=1.2, alpha=0.9)
-    for system, colour in colours.items():
-        if any(key[0] == system for key in curves):
-            axes.plot([], [], "o-", color=colour, label="SciPy" if system == "scipy" else system)
-    annotate(axes, curves, colours)
+        axes.plot(
+            [1e3 / row["rate"] for row in curve],
+            [row["count"][2] for row in curve],
+            "--" if "float64" in label and system in ("pkpd", "diffrax") else "-",
+            marker=next(markers[system]),
+            color=colours[system],
+            markersize=5,
+            linewidth=1.2,
+            label=f"{'SciPy' if system == 'scipy' else system}: {label}",
+        )
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="cost, ms of one core per course of 56 days",
-        ylabel="relative error of the count, 99.9% quantile",
-        title="Error against cost of one patient's 8-week course, all 16 states, one core",
+        xlabel="cost, ms of one core per course",
+        ylabel="relative error of the count, 99.9% of visits are below",
+        title="Error against cost of a course: one patient, 56 doses, 8 visits, 16 states; one core",
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     figure.savefig(file, dpi=130)
-
-
-def annotate(axes: Any, curves: dict, colours: dict[str, str]) -> None:
-    """Names every curve at its cheapest point, texts moved apart up the page."""
-    taken: list[tuple[float, float]] = []
-    ends = []
-    for (system, label), curve in curves.items():
-        row = max(curve, key=lambda row: row["rate"])
-        ends.append((1e3 / row["rate"], row["count"][2], system, label))
-    axes.figure.canvas.draw()
-    height, width = 11.0, 150.0  # of a text, in points
-    to_points = 72 / axes.figure.dpi
-    for x, y, system, label in sorted(ends, key=lambda end: end[1]):
-        px, py = axes.transData.transform((x, y)) * to_points
-        at = py + 3
-        while any(abs(at - other) < height and abs(px - ox) < width for ox, other in taken):
-            at += 2
-        taken.append((px, at))
-        axes.annotate(
-            label, (x, y), (6, at - py), textcoords="offset points", fontsize=7.5, color=colours[system], va="center"
-        )
 
 
 def versions() -> str:
@@ -224,6 +215,7 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores_at_hand = [cpus[-n:] for n in (1, 2) if n <= len(cpus)]
     print(f"{versions()}; {jax.devices()[0].device_kind}, {len(cpus)} cores, load {os.getloadavg()[0]:.1f}", flush=True)
 
     rows: list[dict[str, Any]] = []
@@ -237,20 +229,10 @@ def main() -> None:
             "  count: median, 99%, 99.9%, worst   conc. 99.9%  compile, s"
         )
         for system in args.systems:
-            for cores in (1, 2):
-                if cores > len(cpus):
-                    continue
-                for row in measured(system, file, cpus[-cores:]):
-                    if "missing" in row:
-                        print(f"{system}: not run, {row['missing']}", flush=True)
-                        break
-                    show(row)
-                    rows.append(row)
-                else:
-                    continue
-                break
-    if any(map(is_default, rows)):
-        ratios(rows, args.known)
+            rows += table(system, file, cores_at_hand)
+        if any(map(is_default, rows)):
+            ratios(rows, args.known, file, cores_at_hand)
+    print(f"load at the end {os.getloadavg()[0]:.1f}")
     if args.json:
         write(args.json, [record(row) for row in rows])
     if args.picture:

@@ -1,7 +1,8 @@
-"""Measures one system on given cores: python -m benchmarks.systems.measure SYSTEM TASK.npz CPU...
+"""Measures one system on given cores: python -m benchmarks.systems.measure SYSTEM TASK.npz CPUS [SETTING].
 
-Prints a JSON object a setting, or one with the reason why the system does not run here. The process is bound to the
-cores before anything that starts threads is imported.
+CPUS are numbers with commas between; SETTING leaves out those with other names. Prints a JSON object a setting, or one
+with the reason why the system does not run here. The process is bound to the cores before anything that starts threads
+is imported.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 
 
-def main(system: str, file: str, cpus: list[int]) -> None:
+def main(system: str, file: str, cpus: list[int], only: str = "") -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus)
     os.environ["NUMBA_NUM_THREADS"] = str(len(cpus))
@@ -27,7 +28,8 @@ def main(system: str, file: str, cpus: list[int]) -> None:
         print(json.dumps({"missing": str(error)}), flush=True)
         return
     task = tasks.load(Path(file))
-    for m in module.measured(task, len(cpus)):
+    settings = [s for s in module.SETTINGS if only in ("", s.name)]
+    for m in module.measured(task, len(cpus), settings):
         of_counts, of_concentrations = tasks.errors(task, m.counts, m.concentration_nM)
         row = {
             "system": system,
@@ -44,4 +46,4 @@ def main(system: str, file: str, cpus: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], [int(cpu) for cpu in sys.argv[3:]])
+    main(sys.argv[1], sys.argv[2], [int(cpu) for cpu in sys.argv[3].split(",")], *sys.argv[4:])

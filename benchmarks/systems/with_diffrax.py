@@ -7,7 +7,7 @@ given costs less than one that diffrax looks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -101,9 +101,9 @@ def batches(task: tasks.Task, s: Setting) -> Iterator[tuple]:
         )
 
 
-def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
+def measured(task: tasks.Task, cores: int, settings: Sequence[Setting]) -> Iterator[Measured]:
     seconds_compile: dict[tuple, float] = {}
-    for s in SETTINGS:
+    for s in settings:
         solve, tiles = solver(s.options[0]), list(batches(task, s))
         kind = s.options[:3]
         if kind not in seconds_compile:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,21 +58,21 @@ def records(t: tasks.Task) -> tuple[pd.DataFrame, pd.DataFrame]:
     return frame, pd.DataFrame({"name": list(shared), "value": list(shared.values())})
 
 
-def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
+def measured(task: tasks.Task, cores: int, settings: Sequence[Setting]) -> Iterator[Measured]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for frame, file in zip(records(tasks.first(task, PATIENTS)), ("records.csv", "shared.csv"), strict=True):
             frame.to_csv(folder / file, index=False)
         data = [folder / file for file in ("records.csv", "shared.csv", "out")]
         files = [FOLDER / "mrgsolve.R", FOLDER / "mrgsolve.cpp", *data]
-        tolerances = [f"{s.options[0]:g}" for s in SETTINGS]
+        tolerances = [f"{s.options[0]:g}" for s in settings]
         done = subprocess.run(
             ["Rscript", *map(str, files), str(cores), str(ENOUGH_S), *tolerances],
             capture_output=True,
             text=True,
             check=True,
         )
-        for i, (s, line) in enumerate(zip(SETTINGS, done.stdout.splitlines(), strict=True), 1):
+        for i, (s, line) in enumerate(zip(settings, done.stdout.splitlines(), strict=True), 1):
             found = pd.read_csv(f"{folder / 'out'}_{i}.csv")
             _, seconds, build = map(float, line.split())
             counts, C = (found[c].to_numpy().reshape(PATIENTS, tasks.WEEKS).T for c in ("P", "C_nM"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numba
 import numpy as np
@@ -57,7 +57,7 @@ def loop(solve: Callable, cores: int) -> Callable:
     return run
 
 
-def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
+def measured(task: tasks.Task, cores: int, settings: Sequence[Setting]) -> Iterator[Measured]:
     numba.set_num_threads(cores)
     loops = {method: loop(solve, cores) for method, solve in METHODS.items()}
 
@@ -72,8 +72,8 @@ def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
         arguments = (derivatives.address, start, constants, *by_patient, course.visit, rtol)
         return lambda: loops[method](*arguments)
 
-    compiled = {s.options[0]: s for s in SETTINGS}
+    compiled = {s.options[0]: s for s in settings}
     seconds_compile = {method: compilation(solver(s, cores), cores) for method, s in compiled.items()}
-    for s in SETTINGS:
+    for s in settings:
         found, seconds = fastest(solver(s, s.patients), cores)
         yield Measured(s, *found, seconds, seconds_compile[s.options[0]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -46,9 +46,9 @@ def courses(steps: grid.Grid) -> Callable:
     return run
 
 
-def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
+def measured(task: tasks.Task, cores: int, settings: Sequence[Setting]) -> Iterator[Measured]:
     width = devices.tile_width(devices.resolve_engine())
-    for s in SETTINGS:
+    for s in settings:
         precision, name = s.options
         solve = courses(GRIDS[name])
         tiles = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -135,12 +135,12 @@ def solve(s: Setting, t: tasks.Task) -> tuple:
         return together(t, method, rtol) if form == "stacked" else one_by_one(t, form, method, rtol)
 
 
-def measured(task: tasks.Task, cores: int) -> Iterator[Measured]:
+def measured(task: tasks.Task, cores: int, settings: Sequence[Setting]) -> Iterator[Measured]:
     start = time.perf_counter()
     if NUMBA:
         compiled()
     seconds_compile = time.perf_counter() - start
-    for s in SETTINGS:
+    for s in settings:
         parts = [tasks.part(task, rows) for rows in np.array_split(np.arange(s.patients), cores)]
 
         def run(s: Setting = s, parts: list = parts) -> tuple:
