@@ -110,14 +110,23 @@ def simulate(
     scenario: Scenario,
     posterior: Posterior = None,
     out: Annotated[Path | None, typer.Option(help="Parquet file to write (default: SCENARIO.parquet).")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="CSV file to write instead: shares, moments and quantiles by arm and visit.")
+    ] = None,
+    patients: Annotated[
+        int | None, typer.Option(help="Patients in every arm, instead of the scenario's.", min=1, max=10**8)
+    ] = None,
     seed: Seed = 1,
     engine: EngineOption = Engine.auto,
     force: Force = False,
 ) -> None:
-    """The virtual cohort of a scenario itself: a Parquet table with a row a patient and visit."""
+    """The virtual cohort of a scenario itself: a Parquet table with a row a patient and visit, or its summary."""
     from inference.commands.simulate import run
 
-    run(scenario, posterior=posterior, out=out, seed=seed, engine=engine.value, force=force)
+    run(
+        scenario, posterior=posterior, out=out, summary=summary, patients=patients, seed=seed, engine=engine.value,
+        force=force,
+    )  # fmt: skip
 
 
 @app.command()

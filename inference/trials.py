@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from inference.progress import Progress, silent
-from pkpd import endpoints, trial
+from pkpd import endpoints, notebook, streaming, trial
 from pkpd.devices import AUTOMATIC, tile_width
 from pkpd.model import Form
 from pkpd.parameters import SD_SUFFIX, Population, with_values
@@ -50,6 +51,30 @@ def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray)
     return with_values(a.population, shared)
 
 
+def roster(a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int) -> trial.Roster:
+    """Patients of one arm over ``n_trials`` trials; trial t uses draw t modulo the number of draws."""
+    n_draws = number_of(draws)
+
+    def who(rows: np.ndarray) -> tuple[Population, np.ndarray, np.ndarray, np.ndarray]:
+        number, patient = np.divmod(rows, a.n)
+        draw = number % n_draws
+        population = jax.device_get(with_draws(a, draws, draw))
+        return population, *(x.astype(np.int32) for x in (draw, number // n_draws, a.first_patient + patient))
+
+    return trial.Roster(a.n * n_trials, who)
+
+
+def number_of(draws: Mapping[str, np.ndarray]) -> int:
+    """Number of draws of the population parameters: 1 without a posterior."""
+    return len(next(iter(draws.values()))) if draws else 1
+
+
+def form_of(a: PlannedArm, draws: Mapping[str, np.ndarray]) -> Form:
+    """The cheaper form of the model where the Hill coefficient is 1 in the arm and in every draw."""
+    hill = with_draws(a, draws, np.arange(number_of(draws))).typical.dimer_hill
+    return Form(hill_is_one=bool(np.all(np.asarray(hill) == 1)))
+
+
 def courses(
     design: Scenario, a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int, seed: int, engine: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray, trial.Visits]]:
@@ -57,19 +82,12 @@ def courses(
 
     Trial t uses draw t modulo the number of draws, and patients of its own.
     """
-    n_draws = len(next(iter(draws.values()))) if draws else 1
-    number = np.repeat(np.arange(n_trials), a.n)
-    draw = number % n_draws
-    patient = np.tile(a.first_patient + np.arange(a.n), n_trials)
-    population = with_draws(a, draws, draw)
-    form = Form(hill_is_one=bool(np.all(np.asarray(population.typical.dimer_hill) == 1)))
+    people, days = roster(a, draws, n_trials), tuple(design.trial.visits_d)
     first = 0
-    for visits in trial.simulate(
-        population, a.arm, tuple(design.trial.visits_d), seed, patient, draw, number // n_draws, form, engine=engine
-    ):
-        rows = slice(first, first + visits.baseline.shape[-1])
-        yield draw[rows], number[rows], visits
-        first = rows.stop
+    for visits in trial.visits_of(people, a.arm, days, seed, form_of(a, draws), engine=engine):
+        number = np.arange(first, first + visits.baseline.shape[-1]) // a.n
+        yield number % number_of(draws), number, visits
+        first += len(number)
 
 
 def run_trial(
@@ -88,7 +106,7 @@ def run_trial(
     """
     n_trials = design.trial.n_trials
     draws = posterior_draws(posterior, min(design.trial.posterior_draws, n_trials))
-    n_draws = len(next(iter(draws.values()))) if draws else 1
+    n_draws = number_of(draws)
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     total = sum(-(-a.n * n_trials // tile_width(engine)) for a in arms)
     done = 0
@@ -215,7 +233,7 @@ def simulate_cohort(
     of the interval that ends at the visit; concentrations are free, in ng/mL (auc in ng h/mL).
     """
     draws = posterior_draws(posterior, design.trial.posterior_draws)
-    n_draws = len(next(iter(draws.values()))) if draws else 1
+    n_draws = number_of(draws)
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     total = sum(-(-a.n * n_draws // tile_width(engine)) for a in arms)
     done = 0
@@ -230,6 +248,33 @@ def simulate_cohort(
             progress("patients", done, total)
 
 
+def summarise_cohort(
+    design: Scenario,
+    *,
+    posterior: Path | None = None,
+    seed: int = 1,
+    engine: str = AUTOMATIC,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """The cohort of ``simulate_cohort`` as a table of shares, moments and quantiles; memory does not grow with it."""
+    draws = posterior_draws(posterior, design.trial.posterior_draws)
+    arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
+    rosters = {a.name: roster(a, draws, number_of(draws)) for a in arms}
+    total, done, summaries = sum(people.n for people in rosters.values()), 0, {}
+    for a in arms:
+        before = done
+
+        def tell(patients: int, before: int = before) -> None:
+            progress("patients", before + patients, total)
+
+        summaries[a.name] = streaming.summarise(
+            rosters[a.name], a.arm, tuple(design.trial.visits_d), seed, design.landmark, form_of(a, draws),
+            engine=engine, progress=tell,
+        )  # fmt: skip
+        done += rosters[a.name].n
+    return notebook.summary_table(notebook.summary_dataset(design, arms, summaries))
+
+
 def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndarray, v: trial.Visits) -> pd.DataFrame:
     """One tile of patients as a table, patient by patient and visit by visit."""
     n, visits = len(draw), len(hours)
@@ -242,7 +287,7 @@ def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndar
     response = np.asarray(endpoints.response(v.platelets_observed, v.rescued))
     return pd.DataFrame(
         {
-            "arm": pd.Categorical(np.full(n * visits, arm)).astype(str),
+            "arm": pd.Categorical.from_codes(np.zeros(n * visits, np.int8), [arm]),
             "draw": np.repeat(draw, visits).astype(np.int32),
             "patient": np.repeat(patient, visits).astype(np.int32),
             "visit": np.tile(np.arange(visits, dtype=np.int32), n),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pkpd.engine.recorded import course as recorded_course
     from pkpd.errors import InputError
-    from pkpd.notebook import endpoint_table, simulate_scenario
+    from pkpd.notebook import endpoint_table, simulate_scenario, summarise_scenario, summary_table
     from pkpd.parameters import Library, load_library, with_values
     from pkpd.planned import planned_arms
     from pkpd.profile import run_case
@@ -30,6 +30,8 @@ _HOME = {
     "run_case": "profile",
     "simulate": "trial",
     "simulate_scenario": "notebook",
+    "summarise_scenario": "notebook",
+    "summary_table": "notebook",
     "with_values": "parameters",
 }
 
@@ -44,6 +46,8 @@ __all__ = [
     "run_case",
     "simulate",
     "simulate_scenario",
+    "summarise_scenario",
+    "summary_table",
     "with_values",
 ]
 

@@ -15,6 +15,7 @@ from pkpd.errors import InputError, nearest
 TILE = 2048  # patients; the one width that is compiled, a multiple of 128
 GPU_TILE = 131_072  # a GPU needs more patients than a cache holds
 REFERENCE_TILE = 128  # the reference solver steps a batch at the pace of its slowest patient
+MOST_THREADS = 1024
 PRECISIONS = ("float32", "float64")
 ENGINES = ("kernel", "xla", "reference")
 AUTOMATIC = "auto"
@@ -26,11 +27,17 @@ Result = TypeVar("Result")
 def workers() -> list[jax.Device]:
     """One entry per tile that may run at a time: a thread per core on a single CPU device, else one per device."""
     devices = jax.local_devices()
-    if len(devices) == 1 and devices[0].platform == "cpu":
-        return devices * max(
-            1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
-    return devices
+    return devices * threads() if len(devices) == 1 and devices[0].platform == "cpu" else devices
+
+
+def threads() -> int:
+    """Threads on a single CPU device: what PKPD_THREADS says, else the cores this process may use."""
+    asked = os.environ.get("PKPD_THREADS", "")
+    if not asked:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not asked.isdecimal() or not 1 <= int(asked) <= MOST_THREADS:
+        raise InputError(f"PKPD_THREADS = {asked!r}: not legal; legal: a whole number from 1 to {MOST_THREADS}")
+    return int(asked)
 
 
 def kernel_trouble() -> str:
@@ -79,7 +86,7 @@ def check_precision(precision: str) -> str:
 
 
 def map_tiles(function: Callable[..., Result], tiles: Iterable[Any]) -> Iterator[Result]:
-    """``function(*tile)`` for every tile, in order, on all workers; results are on the host (NumPy).
+    """``function(*tile)`` for every tile of host arrays, in order, on all workers; results are on the host (NumPy).
 
     At most two tiles a worker are under way, so memory does not grow with the number of tiles.
     """
@@ -87,7 +94,7 @@ def map_tiles(function: Callable[..., Result], tiles: Iterable[Any]) -> Iterator
 
     def on(device: jax.Device, tile: Any) -> Any:
         with jax.default_device(device):
-            return jax.device_get(function(*jax.device_put(tile, device)))
+            return jax.device_get(function(*tile))  # compiled functions take host arrays at a tenth of the cost
 
     with ThreadPoolExecutor(len(devices)) as pool:
         todo = iter(enumerate(tiles))

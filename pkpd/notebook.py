@@ -8,16 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from pkpd import endpoints, trial
+from pkpd import endpoints, streaming, trial
 from pkpd.planned import PlannedArm, planned_arms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     import xarray as xr
 
     from pkpd.parameters import Library
     from pkpd.scenario import Scenario
 
 HOURS_A_DAY = 24
+QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
 # name of a leaf of Visits -> unit and words; a blank unit is a yes or no
 UNITS = {
     "platelets_true": ("1e9/L", "platelet count without error"),
@@ -49,8 +52,7 @@ def simulate_scenario(
     # numbers run on across the arms, so that arms are independent samples
     firsts = np.cumsum([0, *sizes])
     parts = [
-        _arm(arm, np.arange(first, first + n), scenario, seed)
-        for arm, first, n in zip(arms, firsts, sizes, strict=False)
+        _arm(arm, range(first, first + n), scenario, seed) for arm, first, n in zip(arms, firsts, sizes, strict=False)
     ]
     dataset = xr.concat(parts, "patient")
     dataset.attrs = {
@@ -78,7 +80,119 @@ def endpoint_table(dataset: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "endpoint", "n", "share", "mc_se"]).set_index(["arm", "endpoint"])
 
 
-def _arm(planned: PlannedArm, numbers: np.ndarray, scenario: Scenario, seed: int) -> xr.Dataset:
+def summarise_scenario(
+    scenario: Scenario,
+    library: Library | None = None,
+    seed: int = 1,
+    patients: int | None = None,
+    progress: Callable[[int], None] = lambda patients: None,
+) -> xr.Dataset:
+    """One trial of any size without keeping its patients: the same patients as of ``simulate_scenario``, as a summary.
+
+    Memory does not grow with ``patients`` an arm; ``progress`` is called with the patients of the arm done so far.
+    Variables by arm and visit (0 is the baseline): see ``summary_dataset``.
+    """
+    arms = planned_arms(scenario, library=library)
+    summaries, first = {}, 0
+    for arm in arms:
+        n = patients or arm.n
+        people = trial.roster(arm.population, range(first, first + n))
+        days = tuple(scenario.trial.visits_d)
+        summaries[arm.name] = streaming.summarise(people, arm.arm, days, seed, scenario.landmark, progress=progress)
+        first += n
+    return summary_dataset(scenario, arms, summaries).assign_attrs(seed=seed)
+
+
+def summary_dataset(
+    scenario: Scenario, arms: list[PlannedArm], summaries: Mapping[str, streaming.Summary]
+) -> xr.Dataset:
+    """Labelled summaries of the arms, units in the attributes of each variable.
+
+    By arm: ``patients``, ``failed`` (solver; in no other number), ``endpoint_share``, ``endpoint_mc_se`` and
+    ``endpoint_both``, the share with both of two events. By arm and visit: shares of patients ``response``, ``stopped``
+    and so on, ``dose_share`` on each dose, and of the counts and exposures mean, sd and quantiles;
+    ``log_count_covariance`` between visits.
+    """
+    import xarray as xr
+
+    parts = [_labelled(arm, summaries[arm.name], scenario) for arm in arms]
+    dataset = xr.concat(parts, "arm", join="outer", fill_value={"dose_share": 0.0})
+    dataset.attrs = {"scenario": scenario.trial.name, "landmark": scenario.landmark}
+    return dataset
+
+
+def summary_table(dataset: xr.Dataset) -> pd.DataFrame:
+    """The summary as a table, a row a number: ``arm``, ``visit`` (none: of the whole course), ``quantity``, ``of``
+    (endpoint, quantile or dose), ``value`` and ``unit``; covariances between visits are left out."""
+    rows = []
+    for name, variable in dataset.data_vars.items():
+        if {"endpoint_2", "visit_2"} & set(variable.dims):
+            continue
+        table = variable.to_dataframe("value").reset_index()
+        label = {"endpoint", "quantile", "dose_mg"} & set(table.columns)
+        table["of"] = table[label.pop()].astype(str) if label else ""
+        rows.append(table.assign(quantity=name, unit=variable.attrs["units"]))
+    table = pd.concat(rows).dropna(subset="value")
+    table = table.assign(
+        arm=pd.Categorical(table["arm"], dataset["arm"].values.tolist()), visit=table["visit"].astype("Int64")
+    )
+    columns = ["arm", "visit", "quantity", "of", "value", "unit"]
+    return table.sort_values(["arm", "visit"], kind="stable", na_position="first", ignore_index=True)[columns]
+
+
+def _labelled(planned: PlannedArm, s: streaming.Summary, scenario: Scenario) -> xr.Dataset:
+    import xarray as xr
+
+    share, covariance = streaming.event_shares(s)
+    variables: dict[str, tuple] = {
+        "patients": ((), s.patients, "", "patients that were solved"),
+        "failed": ((), s.failed, "", "patients whose course left the range of the solver"),
+        "endpoint_share": ("endpoint", share, "", "share of patients with the event"),
+        "endpoint_mc_se": ("endpoint", np.sqrt(np.diag(covariance)), "", "Monte Carlo error of the share"),
+        "endpoint_both": (("endpoint", "endpoint_2"), s.events / s.patients, "", "share of patients with both events"),
+    }
+    for name, counted in zip(streaming.STATES, s.states, strict=True):
+        words = UNITS[name][1] if name in UNITS else "count of at least 50 without rescue"
+        variables[name] = ("visit", np.concatenate([[0], counted]) / s.patients, "", f"share of patients: {words}")
+    for name in streaming.HISTOGRAMS:
+        histogram, (unit, words) = getattr(s, name), UNITS[name]
+        missing = len(scenario.trial.visits_d) + 1 - len(histogram)  # no exposure at the baseline
+        histogram = np.pad(histogram, ((missing, 0), (0, 0)))
+        mean, sd = streaming.moments(histogram)
+        variables[f"{name}_mean"] = ("visit", mean, unit, f"mean: {words}")
+        variables[f"{name}_sd"] = ("visit", sd, unit, f"standard deviation: {words}")
+        quantiles = streaming.quantiles(histogram, np.array(QUANTILES))
+        variables[f"{name}_quantile"] = (("visit", "quantile"), quantiles, unit, f"quantile: {words}")
+    ladder = np.concatenate([[0.0], planned.arm.rule.levels_mg])
+    given = (np.arange(len(ladder)) == 0) | (ladder > 0)  # a placebo's only level may be 0 mg
+    doses = np.concatenate([np.full((1, given.sum()), np.nan), s.doses[:, given] / s.patients])
+    variables["dose_share"] = (("visit", "dose_mg"), doses, "", "share of patients on this daily dose before the visit")
+    log_covariance = streaming.log_covariance(s)
+    variables["log_count_covariance"] = (("visit", "visit_2"), log_covariance, "", "of the natural log of the counts")
+    days, names = [0, *scenario.trial.visits_d], list(scenario.endpoint_names)
+    return xr.Dataset(
+        {
+            name: (dims, value, {"units": unit, "long_name": words})
+            for name, (dims, value, unit, words) in variables.items()
+        },
+        coords={
+            "arm": planned.name,
+            "visit": np.arange(len(days)),
+            "time_h": (
+                "visit",
+                HOURS_A_DAY * np.asarray(days),
+                {"units": "h", "long_name": "time from the first dose"},
+            ),
+            "visit_2": np.arange(len(days)),
+            "endpoint": names,
+            "endpoint_2": names,
+            "quantile": list(QUANTILES),
+            "dose_mg": ("dose_mg", ladder[given], {"units": "mg"}),
+        },
+    )
+
+
+def _arm(planned: PlannedArm, numbers: range, scenario: Scenario, seed: int) -> xr.Dataset:
     import xarray as xr
 
     days = tuple(scenario.trial.visits_d)
@@ -94,7 +208,7 @@ def _arm(planned: PlannedArm, numbers: np.ndarray, scenario: Scenario, seed: int
         coords={
             "visit": ("visit", np.arange(1, len(days) + 1)),
             "time_h": hours,
-            "patient": ("patient", numbers),
+            "patient": ("patient", np.asarray(numbers)),
             "arm": ("patient", np.full(len(numbers), planned.name)),
         },
     )

@@ -11,7 +11,7 @@ differentiable is a course on recorded doses, ``pkpd.engine.recorded.course``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ NO_DERIVATIVE = (
     "the titrated course has no derivative: its doses and rescues jump where an observed count crosses a threshold."
     " Use pkpd.recorded_course (pkpd.engine.recorded.course) with the doses that were taken"
 )
+Numbers = np.ndarray | range  # of patients, draws, trials
 
 
 class Arm(NamedTuple):
@@ -185,22 +186,64 @@ def _moments(v: Visits, group: int, landmark: int) -> tuple[Array, Array, Array]
     return grouped(mean), grouped(second), v.failed.reshape(-1, group).sum(-1)
 
 
-def tiles(
-    population: Population, draw: np.ndarray, trial: np.ndarray, patient: np.ndarray, width: int
-) -> Iterator[tuple]:
-    """Population leaves and patient numbers cut into tiles of one width; the last is padded with its last patient."""
-    n = len(patient)
-    for first in range(0, n, width):
-        rows = np.minimum(np.arange(first, first + width), n - 1)
-        yield _rows(population, rows, n), *(np.asarray(a, np.int32)[rows] for a in (draw, trial, patient))
+class Roster(NamedTuple):
+    """Who is simulated: ``who(rows)`` gives population, draw, trial and patient number of rows [tile] out of n.
+
+    A function, so that no array is as long as the cohort. Leaves of the population: scalar, or [tile].
+    """
+
+    n: int
+    who: Callable[[np.ndarray], tuple[Population, np.ndarray, np.ndarray, np.ndarray]]
 
 
-def _rows(population: Population, rows: np.ndarray, n: int) -> Population:
-    return jax.tree.map(lambda leaf: leaf[rows] if np.shape(leaf) == (n,) and n > 1 else leaf, population)
+def roster(population: Population, patient: Numbers, draw: Numbers | int = 0, trial: Numbers | int = 0) -> Roster:
+    """The roster of patients with the given numbers; see ``simulate``."""
+    n, population = len(patient), jax.device_get(population)
+
+    def numbers(a: Numbers | int, rows: np.ndarray) -> np.ndarray:
+        if isinstance(a, range):
+            return (a.start + a.step * rows).astype(np.int32)
+        a = np.asarray(a, np.int32)
+        return a[rows] if a.ndim else np.full(len(rows), a)
+
+    def who(rows: np.ndarray) -> tuple[Population, np.ndarray, np.ndarray, np.ndarray]:
+        own = jax.tree.map(lambda leaf: leaf[rows] if np.shape(leaf) == (n,) and n > 1 else leaf, population)
+        return own, numbers(draw, rows), numbers(trial, rows), numbers(patient, rows)
+
+    return Roster(n, who)
 
 
-def _first(visits: Visits, n: int) -> Visits:
-    return jax.tree.map(lambda x: x[..., :n], visits)
+def over_tiles(
+    reduce: Callable[[Visits, int], Any],
+    people: Roster,
+    arm: Arm,
+    days: tuple[int, ...],
+    seed: int,
+    form: Form = DYNAMIC,
+    steps: grid.Grid = grid.DEFAULT,
+    engine: str = AUTOMATIC,
+) -> Iterator[Any]:
+    """``reduce(visits, there)`` of every tile, in order, on the host; nothing else of a tile is kept.
+
+    The last tile is padded with its last patient: ``there`` of a tile's patients are real. Patients whose course fails
+    in float32 are solved again in float64 where JAX has it (same random numbers); those that fail again stay flagged.
+    """
+    key, width = random.root(seed), tile_width(engine)
+    days_and_weeks = np.asarray(days, np.int32), -(-max(days) // DAYS_A_WEEK)
+
+    def visits(population, draw, trial, patient):
+        return _visits(population, arm, key, draw, trial, patient, *days_and_weeks, form, steps, engine)
+
+    def one(there, population, *numbers):
+        v = visits(population, *numbers)
+        if v.baseline.dtype == jnp.float32 and jax.config.read("jax_enable_x64") and np.asarray(v.failed).any():
+            again = visits(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), population), *numbers)
+            v = jax.tree.map(lambda a, b: jnp.where(v.failed, b.astype(a.dtype), a), v, again)
+        return reduce(v, there)
+
+    rows = (np.arange(first, first + width) for first in range(0, people.n, width))
+    last = people.n - 1
+    return map_tiles(one, ((min(width, people.n - r[0]), *people.who(np.minimum(r, last))) for r in rows))
 
 
 def simulate(
@@ -208,9 +251,9 @@ def simulate(
     arm: Arm,
     days: tuple[int, ...],
     seed: int,
-    patient: np.ndarray,
-    draw: np.ndarray | int = 0,
-    trial: np.ndarray | int = 0,
+    patient: Numbers,
+    draw: Numbers | int = 0,
+    trial: Numbers | int = 0,
     form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
     engine: str = AUTOMATIC,
@@ -218,20 +261,16 @@ def simulate(
     """Courses of patients with the given numbers, tile by tile in order (host arrays).
 
     population: leaves scalar, or [n] where population vectors differ between patients. patient, draw, trial: integers
-    [n] (draw and trial may be scalars) that name each patient's random stream. days: visit days, increasing, >= 1.
-    The precision is that of the population's leaves.
+    [n] or a range (draw and trial may be scalars) that name each patient's random stream. days: visit days,
+    increasing, >= 1. The precision is that of the population's leaves.
     """
-    key, args = random.root(seed), _static(days)
-    patient, draw, trial = (np.broadcast_to(np.asarray(a), np.shape(patient)) for a in (patient, draw, trial))
-    left, width = len(patient), tile_width(engine)
-    cut = tiles(jax.device_get(population), draw, trial, patient, width)
+    return visits_of(roster(population, patient, draw, trial), arm, days, seed, form, steps, engine)
 
-    def one(population, draw, trial, patient):
-        return _visits(population, arm, key, draw, trial, patient, *args, form, steps, engine)
 
-    for visits in map_tiles(one, cut):
-        yield _first(visits, left)
-        left -= width
+def visits_of(people: Roster, *args: Any, **kwargs: Any) -> Iterator[Visits]:
+    """Courses of a roster, tile by tile in order (host arrays); arguments as for ``over_tiles``."""
+    for v, there in over_tiles(lambda v, there: (v, there), people, *args, **kwargs):
+        yield Visits(*(leaf[..., :there] for leaf in v))
 
 
 def event_moments(
@@ -240,9 +279,9 @@ def event_moments(
     days: tuple[int, ...],
     seed: int,
     group: int,
-    patient: np.ndarray,
-    draw: np.ndarray | int = 0,
-    trial: np.ndarray | int = 0,
+    patient: Numbers,
+    draw: Numbers | int = 0,
+    trial: Numbers | int = 0,
     landmark: int = -1,
     form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
@@ -253,18 +292,10 @@ def event_moments(
     Yields means [groups, 5], second moments [groups, 5, 5] and numbers of failed patients [groups]. ``group`` divides
     the engine's tile width and len(patient); other arguments as for ``simulate``.
     """
-    key, args = random.root(seed), _static(days)
-    patient, draw, trial = (np.broadcast_to(np.asarray(a), np.shape(patient)) for a in (patient, draw, trial))
-    left, width = len(patient) // group, tile_width(engine)
+    people = roster(population, patient, draw, trial)
 
-    def one(population, draw, trial, patient):
-        v = _visits(population, arm, key, draw, trial, patient, *args, form, steps, engine)
-        return _moments(v, group, landmark)
+    def reduce(v: Visits, there: int) -> tuple[Any, int]:
+        return _moments(v, group, landmark), there // group
 
-    for result in map_tiles(one, tiles(jax.device_get(population), draw, trial, patient, width)):
-        yield tuple(x[:left] for x in result)
-        left -= width // group
-
-
-def _static(days: tuple[int, ...]) -> tuple[np.ndarray, int]:
-    return np.asarray(days, np.int32), -(-max(days) // DAYS_A_WEEK)
+    for result, groups in over_tiles(reduce, people, arm, days, seed, form, steps, engine):
+        yield tuple(x[:groups] for x in result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -84,6 +85,50 @@ def test_simulate_writes_a_row_a_patient_and_visit_and_the_same_again(work):
     assert pq.read_schema(work / "s.parquet").field("platelets_true").type == "float"
 
 
+def test_a_large_cohort_is_written_in_row_groups(work, monkeypatch):
+    monkeypatch.setattr("inference.commands.simulate.ROWS", 6000)
+    assert main("simulate s.toml --patients 4500".split()) == 0
+    assert main("simulate s.toml --patients 1000 --out fewer.parquet".split()) == 0
+    file = pq.ParquetFile(work / "s.parquet")
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert sum(groups) == 2 * 4500 * 3 and len(groups) > 2 and min(groups[:-1]) >= 6000
+    cohort, fewer = file.read().to_pandas(), pd.read_parquet(work / "fewer.parquet")
+    first = cohort[(cohort["arm"] == "drug") & (cohort["patient"] < 1000)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, fewer[fewer["arm"] == "drug"])
+
+
+def test_a_summary_is_that_of_the_cohort(work, capsys):
+    assert main("simulate s.toml --patients 500".split()) == 0
+    assert main("simulate s.toml --patients 500 --summary s.csv".split()) == 0
+    table = pd.read_csv(work / "s.csv", dtype={"of": str}, keep_default_na=False)
+    value = {tuple(row[:4]): row[4] for row in table.itertuples(index=False)}
+    cohort = pd.read_parquet(work / "s.parquet")
+    drug = cohort[(cohort["arm"] == "drug") & (cohort["visit"] == 2)]
+    assert value["drug", "2", "response", ""] == pytest.approx(drug["response"].mean())
+    assert value["drug", "2", "cmax_ng_per_ml_quantile", "0.5"] == pytest.approx(drug["cmax"].median(), rel=0.02)
+    assert value["drug", "2", "dose_share", "5.0"] == (drug["dose_mg"] == 5).mean() == 1
+    capsys.readouterr()
+    assert main("simulate s.toml --out o.parquet --summary o.csv".split()) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["--out new/o.parquet", "--summary new/o.csv"])
+def test_an_interrupted_simulation_leaves_nothing_behind(work, monkeypatch, arguments):
+    from pkpd import trial
+
+    whole = trial.over_tiles
+
+    def interrupted(*args, **kwargs):
+        yield from itertools.islice(whole(*args, **kwargs), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inference.commands.simulate.ROWS", 1)
+    monkeypatch.setattr("pkpd.trial.over_tiles", interrupted)
+    monkeypatch.setattr("pkpd.streaming.over_tiles", interrupted)
+    assert main(f"simulate s.toml --patients 9000 {arguments}".split()) == 130
+    assert sorted(path.name for path in work.iterdir()) == ["c.toml", "s.toml"]
+
+
 @pytest.mark.parametrize("solver", ["fast", "reference"])
 def test_profile_writes_csv_of_every_state(work, root, solver):
     assert main(f"profile c.toml --out o.csv --solver {solver}".split()) == 0
@@ -107,7 +152,7 @@ def test_everything_that_ships_is_good(work, capsys, name):
     assert "\nok: " in capsys.readouterr().out
 
 
-WRITES = ["simulate s.toml --out {}", "profile c.toml --out {}"]
+WRITES = ["simulate s.toml --out {}", "simulate s.toml --summary {}", "profile c.toml --out {}"]
 
 
 @pytest.mark.parametrize("command", WRITES)

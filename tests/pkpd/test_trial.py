@@ -1,10 +1,6 @@
 """The visit loop: published-trial rates, reproducibility to the bit, independence of arms, drift, rescue, dropout."""
 
 import hashlib
-import os
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -74,30 +70,6 @@ def test_same_patients_whatever_the_chunks(arms):
     for cuts in ([2048], [1, 700, 2999]):
         parts = [run(arm, part) for part in np.split(np.arange(n), cuts)]
         assert digest(jax.tree.map(lambda *x: np.concatenate(x, -1), *parts)) == digest(whole)
-
-
-DEVICE_SCRIPT = """
-    import hashlib, jax, numpy as np
-    from pkpd import devices, trial
-    from pkpd.planned import planned_arms
-    from pkpd.scenario import load_scenario
-    arm = planned_arms(load_scenario("phase3"))[1]
-    for count in (1, 2, 4):
-        devices.workers = lambda: jax.devices()[:count]
-        parts = list(trial.simulate(arm.population, arm.arm, (7, 14), 3, np.arange(9000)))
-        joined = jax.tree.map(lambda *x: np.concatenate(x, -1), *parts)
-        leaves = b"".join(np.ascontiguousarray(x).tobytes() for x in jax.tree.leaves(joined))
-        print(len(devices.workers()), hashlib.sha256(leaves).hexdigest())
-"""
-
-
-def test_same_patients_on_one_two_and_four_devices():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    script = textwrap.dedent(DEVICE_SCRIPT)
-    out = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout
-    counts, digests = zip(*(line.split() for line in out.splitlines()), strict=True)
-    assert counts == ("1", "2", "4")
-    assert len(set(digests)) == 1
 
 
 def test_arms_of_a_trial_are_independent(arms):
