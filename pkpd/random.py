@@ -51,7 +51,7 @@ def _bits(keys: Array, days: Array, purpose: str, count: int) -> Array:
 def uniform(
     keys: Array, day: Array | int, purpose: str, shape: tuple[int, ...] = (), dtype: Any = jnp.float32
 ) -> Array:
-    """Uniforms on [0, 1) for ``purpose`` on ``day``: [*shape, patients], or [days, *shape, patients] for days [days]."""
+    """Uniforms on [0, 1) for ``purpose`` on ``day``, [*shape, patients]; for days [days] [days, *shape, patients]."""
     days = jnp.atleast_1d(jnp.asarray(day))
     bits = _bits(keys, days, purpose, math.prod(shape))
     one_to_two = lax.bitcast_convert_type((bits >> 9) | np.float32(1).view(np.uint32), jnp.float32)
