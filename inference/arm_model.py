@@ -116,7 +116,7 @@ def covariance_guess(prior: JointPrior, surface: Surface, problem: ArmProblem) -
     """
     d = prior.dimension
     coefficients, whiten = np.asarray(problem.coefficients), np.asarray(problem.whiten)
-    sd = np.sqrt(np.asarray(evaluate(surface, surface.centre)[1]))
+    sd = np.sqrt(evaluate(surface, surface.centre)[1])
     slopes = np.hstack([coefficients[:, 1 : d + 1] @ whiten * prior.scale(), sd[:, None] * np.asarray(problem.root)])
     n, y = np.asarray(problem.data.n), np.asarray(problem.data.counts)
     p = (y + 0.5) / (n[:, None] + 1.0)

@@ -29,6 +29,7 @@ from jax.scipy.special import logsumexp
 from numpy.typing import NDArray
 from scipy.special import expit, gammaln
 
+from pkpd import random
 from pkpd.endpoints import NAMES
 from pkpd.errors import InputError, nearest
 
@@ -266,7 +267,7 @@ def sample_counts(
     key: Array, logits: NDArray[np.float64], n: NDArray[np.int64], link: Association
 ) -> NDArray[np.int64]:
     """Counts [draws, A, 5] from the law above, one set for each draw of the logits [draws, A, 6]."""
-    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), jnp.uint32)))
+    rng = random.generator(key)
     p = expit(np.asarray(logits, np.float64))
     counts = np.zeros((*p.shape[:2], len(NAMES)), np.int64)
     y_any = rng.binomial(n, p[..., 0])

@@ -89,7 +89,7 @@ def compare(cells: Cells) -> pd.DataFrame:
     p = cells.typical if cells.draws is None else cells.draws
     column = Parameters(*(jnp.asarray(leaf)[..., None] for leaf in p))
     levels = column.receptor_ec50_nM * _multiples()  # every draw is read about its own EC50
-    grown = assay.at_rest(0.0, levels, column).proliferation
+    grown = jax.jit(assay.at_rest)(0.0, levels, column).proliferation
     ec50 = assay.potency(levels, grown).ec50_nM if cells.draws is None else assay.ec50s(levels, grown)
     return assay.comparison(cells.library, p, ec50, cells.source)
 

@@ -17,7 +17,9 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from pkpd import pharmacokinetics, signalling
-from pkpd.engine import fast, grid, interval
+from pkpd.devices import AUTOMATIC
+from pkpd.engine import fast, grid
+from pkpd.engine.solver import stepper
 from pkpd.model import DYNAMIC, Form, steady_state
 from pkpd.parameters import Library, Parameters, with_values
 
@@ -147,30 +149,24 @@ def trace(p: Parameters, dose_mg: NDArray[np.float64], form: Form = DYNAMIC, ste
 
 @partial(jax.jit, static_argnames=("form", "steps"))
 def _trace(p: Parameters, dose_mg: Array, form: Form, steps: grid.Grid) -> Traces:
-    n = dose_mg.shape[1]
-    s, at_rest = steady_state(p)
-    s = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n,)), s)
-    c = fast.course(p)
-    hours, ka, ka_none, arrival = grid.day(p, steps)
-    k = fast.steps(c, hours, ka, ka_none)
-    omega = jnp.broadcast_to(p.immune_log_activity, (n,))
+    p = p._replace(immune_log_activity=jnp.broadcast_to(p.immune_log_activity, dose_mg.shape[1:]))
+    move = stepper(AUTOMATIC, p, form, steps)
 
     def day(y: fast.Carry, dose: Array) -> tuple[fast.Carry, tuple]:
         nmol = pharmacokinetics.arriving_nmol(dose, p)
         y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h))
 
-        def one(y: fast.Carry, xs: tuple) -> tuple[fast.Carry, tuple]:
-            step, arrives = jax.tree.map(lambda leaf: leaf[None], xs)
-            y = interval.run(y, c, step, arrives, nmol, omega, form)
-            factors = signalling.factors(y.pathways, at_rest.pathways, at_rest.gain, p)
-            return y, (y.concentration_nM, y.pathways, factors, y.cells.platelets_1e9_per_l)
+        def one(y: fast.Carry, i: Array) -> tuple[fast.Carry, tuple]:
+            y = move.one(y, i, nmol, p.immune_log_activity)
+            now = move.read(y)
+            return y, (now.concentration_nM, now.pathways, now.factors, now.cells.platelets_1e9_per_l)
 
-        y, seen = lax.scan(one, y, (k, arrival))
-        return y, (*seen, y.auc_nM_h)
+        y, seen = lax.scan(one, y, jnp.arange(len(move.hours)))
+        return y, (*seen, move.read(y).auc_nM_h)
 
-    C, pathways, factors, P, auc = lax.scan(day, fast.carry(s, c), dose_mg)[1]
+    C, pathways, factors, P, auc = lax.scan(day, move.start, dose_mg)[1]
     C, auc = (pharmacokinetics.ng_per_ml(x, p.molar_mass_g_per_mol) for x in (C, auc))
-    return Traces(jnp.cumsum(hours, 0), C, pathways, factors, P, auc)
+    return Traces(jnp.cumsum(move.hours, 0), C, pathways, factors, P, auc)
 
 
 def thinned(draws: Mapping[str, Any], n: int = DRAWS) -> dict[str, NDArray[np.float64]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -71,7 +72,8 @@ def svg(fig: Figure) -> str:
     """The figure as SVG text, the same for the same figure."""
     buffer = io.StringIO()
     with style():
-        fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        # not savefig, which draws a figure with a layout engine twice
+        FigureCanvasSVG(fig).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 

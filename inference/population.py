@@ -25,7 +25,7 @@ from inference.manifest import code_hash
 from inference.priors import JointPrior
 from inference.progress import Progress
 from inference.surface import Surface, SurfaceError, fit_surface, surface_error, widened
-from pkpd import endpoints, trial
+from pkpd import endpoints, random, trial
 from pkpd.devices import tile_width
 from pkpd.errors import InputError
 from pkpd.model import Form
@@ -94,7 +94,7 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
     prior_values = p.prior.draws(jax.random.fold_in(key, 1), max(PRIOR_DRAWS, config.predictive.draws))
     some = {name: v[: config.predictive.draws] for name, v in prior_values.items()}
     if not config.prior_only:
-        threading.Thread(target=compile_sampler, args=(p,), daemon=True).start()  # while patients are simulated
+        threading.Thread(target=prepare, args=(p, prior_values), daemon=True).start()  # while patients are simulated
     with timed(seconds, "prior predictive"):
         prior_trials = predictive.trials(p, some, PRIOR, progress, "prior predictive trials")
     fitted, error = None, None
@@ -124,10 +124,17 @@ def sampler_settings(p: Plan) -> dict[str, int]:
     return {"chains": s.chains, "warmup": s.warmup, "draws": s.draws}
 
 
-def compile_sampler(p: Plan) -> None:
-    """Compiles the sampler of the plan's rounds; what goes wrong shows, with its cause, when they run it."""
+def prepare(p: Plan, draws: Mapping[str, np.ndarray]) -> None:
+    """Compiles the sampler of the plan's rounds, then the report's curves (``draws`` stand for the posterior's).
+
+    What goes wrong shows, with its cause, when they run.
+    """
+    from inference import report
+
     with suppress(Exception):
         compile_arms(p.prior, len(p.arms), p.fitted, **sampler_settings(p))
+    with suppress(Exception):
+        report.warm_up(p.library, p.arms[0].arm.rule.levels_mg, draws, p.form)
 
 
 def rounds(p: Plan, key: jax.Array, checkpoint: Path, progress: Progress, seconds: dict[str, float]) -> Fit:
@@ -260,7 +267,7 @@ def moments(
 
 def check_surface(p: Plan, fitted: Fit, key: jax.Array, progress: Progress) -> SurfaceError:
     """How far the surface is off at fresh posterior points, by independent groups of patients."""
-    chosen = np.asarray(jax.random.choice(key, len(fitted.coordinates), (CHECK_POINTS,), replace=False))
+    chosen = random.generator(key).choice(len(fitted.coordinates), CHECK_POINTS, replace=False)
     theta = fitted.coordinates[chosen]
     values = {n: np.repeat(np.asarray(v), CHECK_GROUPS) for n, v in p.prior.constrained(theta).items()}
     patients = CHECK_PATIENTS_QUICK if p.config.quick else CHECK_PATIENTS

@@ -22,6 +22,7 @@ from jax import Array
 from jax.nn import log_sigmoid, log_softmax
 from scipy.special import betaincinv, betaln, digamma, gammaincinv, gammaln, ndtr, polygamma
 
+from pkpd import random
 from pkpd.errors import InputError, nearest
 from pkpd.parameters import Library, with_overrides
 
@@ -174,7 +175,7 @@ class JointPrior:
         drawn: dict[str, np.ndarray] = {}
         for e in self.elements:
             own = jax.random.fold_in(key, zlib.crc32(_names(e)[0].encode()))
-            z = np.asarray(jax.random.normal(own, (n, len(_names(e))), jnp.float32), np.float64)
+            z = random.generator(own).standard_normal((n, len(_names(e))))
             drawn |= dict(zip(_names(e), _from_normals(e, z), strict=True))
         return drawn
 

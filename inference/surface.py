@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from inference.arms import ANY, DOUBLED, RESCUE, SEVENTY_FIVE, WEEK_8, ArmData, probabilities
 from inference.regression import Terms, regress
+from pkpd import random
 from pkpd.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -153,25 +153,28 @@ def mean_logits(surface: Surface, theta: Array) -> Array:
     return surface.coefficients @ features(surface.whiten @ (theta - surface.centre))
 
 
-def evaluate(surface: Surface, theta: Array) -> tuple[Array, Array]:
-    """Logits and their variances, both [..., J], at coordinates theta [..., d]."""
-    x = features((jnp.asarray(theta) - surface.centre) @ surface.whiten.T)
-    logits = x @ surface.coefficients.T
-    flat = x.reshape(-1, x.shape[-1])
-    variances = jax.lax.map(lambda c: ((flat @ c) * flat).sum(-1), surface.covariance)
-    return logits, jnp.moveaxis(variances, 0, -1).reshape(logits.shape)
+def evaluate(surface: Surface, theta: Any) -> tuple[Floats, Floats]:
+    """Logits and their variances, both [..., J], at coordinates theta [..., d]; in NumPy, so nothing compiles."""
+    centre, whiten, coefficients, covariance = (
+        np.asarray(a) for a in (surface.centre, surface.whiten, surface.coefficients, surface.covariance)
+    )
+    theta = np.asarray(theta, np.float64)
+    x = _features_numpy((theta.reshape(-1, theta.shape[-1]) - centre) @ whiten.T)
+    variances = np.stack([((x @ c) * x).sum(axis=1) for c in covariance], axis=1)
+    shape = (*theta.shape[:-1], len(coefficients))
+    return (x @ coefficients.T).reshape(shape), variances.reshape(shape)
 
 
-def covariance_at(surface: Surface, theta: Array) -> Array:
+def covariance_at(surface: Surface, theta: Any) -> Floats:
     """Covariance [J, J] of the predicted logits at one theta [d]."""
-    sd = jnp.sqrt(evaluate(surface, theta)[1])
-    return surface.correlation * sd[:, None] * sd[None, :]
+    sd = np.sqrt(evaluate(surface, theta)[1])
+    return np.asarray(surface.correlation) * sd[:, None] * sd[None, :]
 
 
 def widened(key: Array, coordinates: Floats, n: int, factor: float = 1.25) -> Floats:
     """n vectors [n, d] for the next round: posterior draws [draws, d], spread about their mean by ``factor``."""
     draws, _ = coordinates.shape
-    chosen = np.asarray(jax.random.choice(key, draws, (n,), replace=n > draws))
+    chosen = random.generator(key).choice(draws, n, replace=n > draws)
     centre = coordinates.mean(axis=0)
     return centre + factor * (coordinates[chosen] - centre)
 
@@ -194,7 +197,7 @@ def surface_error(surface: Surface, theta: Floats, mean: Floats, second: Floats,
     theta, mean, second = (np.asarray(a, np.float64) for a in (theta, mean, second))
     if mean.ndim != 4 or mean.shape[0] < 2 or mean.shape[1] != len(theta):
         raise InputError(f"fresh moments must be [groups >= 2, {len(theta)}, arms, 5], got {mean.shape}")
-    logits, variances = (np.asarray(a) for a in evaluate(surface, theta))
+    logits, variances = evaluate(surface, theta)
     arms = surface.n_arms
     predicted = np.asarray(probabilities(jnp.asarray(logits.reshape(-1, arms, 6))))
     sd = np.sqrt(np.maximum(predicted * (1 - predicted), 1e-12) / np.asarray(n, np.float64)[:, None])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ def visits_for_75(n_visits: int) -> int:
     return math.ceil(SUSTAINED_SHARE * n_visits)
 
 
+@partial(jax.jit, static_argnames="landmark")
 def events(observed: jax.Array, baseline: jax.Array, rescued: jax.Array, landmark: int = -1) -> jax.Array:
     """Events of NAMES [5, patients], bool; baseline [patients], ``landmark`` index of the week-8 visit."""
     rescued = jnp.asarray(rescued, bool)

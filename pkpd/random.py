@@ -36,6 +36,11 @@ def patient_keys(key: Array, draw: Array, trial: Array, patient: Array) -> Array
     return jax.vmap(one)(draw, trial, patient)
 
 
+def generator(key: Array) -> np.random.Generator:
+    """NumPy's generator of a key: for numbers on the host that no batch of patients depends on; nothing compiles."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
 def _bits(keys: Array, days: Array, purpose: str, count: int) -> Array:
     """Random 32-bit words [days, count, patients]; a folded key is the generator's block at that counter."""
     pairs = -(-count // 2)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pkpd.engine.fusion import once
 from pkpd.errors import InputError, nearest
 
 ACTIONS = ("none", "stop", "interrupt", "resume", "resume_lower", "down", "up")
@@ -191,7 +192,7 @@ def decide(rule: Rule, dosing: Dosing, count: jax.Array, day: int | jax.Array) -
         meets &= day - dosing.last_change_d >= jnp.asarray(rule.min_days_since_change)[row]
         meets &= (spell_days[row] == 0) | (day - since >= spell_days[row])
         action = jnp.where((action == NONE) & meets, jnp.asarray(rule.action)[row], action)
-    action = jnp.where(dosing.stopped, NONE, action)
+    action = once(jnp.where(dosing.stopped, NONE, action), day >= 0)
 
     lower = (action == DOWN) | (action == RESUME_LOWER)
     level = jnp.clip(dosing.level + (action == UP) - lower, 0, top)

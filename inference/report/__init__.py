@@ -12,8 +12,12 @@ import numpy as np
 from pkpd.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from inference.config import Config, Plan
     from inference.store import FitResult
+    from pkpd.model import Form
+    from pkpd.parameters import Library
 
 NAME = "report.html"
 
@@ -33,6 +37,14 @@ def build(run_dir: Path) -> Path:
     path = folder / NAME
     write_text(path, render(result, config))
     return path
+
+
+def warm_up(library: Library, levels_mg: Any, draws: Mapping[str, Any], form: Form) -> None:
+    """Imports and compiles what ``build`` will need; ``draws`` need only have the names of the run's."""
+    from inference import assay, curves  # noqa: F401
+    from inference.report import figures, numbers  # noqa: F401
+
+    curves.typical_courses(library, curves.thinned(draws), tuple(map(float, np.asarray(levels_mg))), form)
 
 
 def render(result: FitResult, config: Config) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -60,11 +61,12 @@ def nuts_sampler(
         raise ValueError(f"warmup = {warmup} must be at least 2, draws = {draws} at least 1")
     half = -(-warmup // 2)
     chunk = _chunk(half, draws)
-    init_kernel, sample_kernel = hmc(potential_fn_gen=lambda *args: _potential(model, args), algo="NUTS")
+    # One latent vector instead of a dictionary of sites: half the leaves in NUTS's loops, and in what is compiled.
+    init_kernel, sample_kernel = hmc(potential_fn_gen=partial(_potential, model), algo="NUTS")
 
     @jax.jit
-    def start(z: dict[str, Array], keys: Array, inverse_mass: Array, args: tuple[Any, ...]) -> HMCState:
-        def one(z: dict[str, Array], key: Array) -> HMCState:
+    def start(z: Array, keys: Array, inverse_mass: Array, args: tuple[Any, ...]) -> HMCState:
+        def one(z: Array, key: Array) -> HMCState:
             return init_kernel(
                 z,
                 half,
@@ -96,25 +98,30 @@ def nuts_sampler(
         return jax.lax.scan(step, state, None, length=chunk)
 
     @jax.jit
-    def constrain(z: dict[str, Array], args: tuple[Any, ...]) -> dict[str, Array]:
+    def constrain(z: Array, args: tuple[Any, ...]) -> dict[str, Array]:
+        like, *rest = args
+
+        def one(z: Array) -> dict[str, Array]:
+            return constrain_fn(model, rest, {}, _sites(z, like), return_deterministic=True)
+
         # one draw of every chain at a time: the memory of one gradient, not of all draws
-        return jax.lax.map(jax.vmap(lambda z: constrain_fn(model, args, {}, z, return_deterministic=True)), z)
+        return jax.lax.map(jax.vmap(one), z)
 
     programs: dict[Any, tuple[Any, Any]] = {}
     compiling = threading.Lock()
 
     def compile(initial: Mapping[str, Any], args: tuple[Any, ...]) -> tuple[Any, Any]:
-        z = {site: jax.ShapeDtypeStruct(values.shape, jnp.float64) for site, values in sorted(initial.items())}
-        chains, *_ = next(iter(z.values())).shape
-        n = sum(math.prod(values.shape[1:]) for values in z.values())
-        args = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), args)
-        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((z, args)))
+        given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (_like(initial), *args))
+        chains, *_ = next(iter(initial.values())).shape
+        n = sum(math.prod(leaf.shape) for leaf in given[0].values())
+        shapes = chains, jax.tree.structure(given), tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(given))
         with compiling:
             if shapes not in programs:
                 keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), chains))
-                given = z, keys, jax.ShapeDtypeStruct((n, n), jnp.float64), args
-                state = jax.eval_shape(start, *given)
-                programs[shapes] = start.lower(*given).compile(), advance.lower(state, args).compile()
+                number = partial(jax.ShapeDtypeStruct, dtype=jnp.float64)
+                begin = number((chains, n)), keys, number((n, n)), given
+                state = jax.eval_shape(start, *begin)
+                programs[shapes] = start.lower(*begin).compile(), advance.lower(state, given).compile()
             return programs[shapes]
 
     def run(
@@ -126,9 +133,10 @@ def nuts_sampler(
     ) -> NutsResult:
         if not jax.config.read("jax_enable_x64"):
             raise RuntimeError("NUTS needs float64: jax.config.update('jax_enable_x64', True) first")
-        z = {site: jnp.asarray(values, jnp.float64) for site, values in sorted(initial.items())}
-        chains = next(iter(z.values())).shape[0]
-        compiled_start, compiled_advance = compile(z, args)
+        compiled_start, compiled_advance = compile(initial, args)
+        args = (_like(initial), *args)
+        z = jnp.concatenate([np.reshape(initial[s], (len(initial[s]), -1)) for s in args[0]], axis=1, dtype=jnp.float64)
+        chains, n = z.shape
         first, second = jax.random.split(key)
         done = 0
 
@@ -144,7 +152,7 @@ def nuts_sampler(
             return state, jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
 
         if inverse_mass is None:
-            inverse_mass = jnp.eye(sum(values[0].size for values in z.values()))
+            inverse_mass = jnp.eye(n)
         state = compiled_start(z, jax.random.split(first, chains), jnp.asarray(inverse_mass, jnp.float64), args)
         state, drawn = iterate(state, half)
         inverse_mass = pooled_covariance(drawn["z"], inverse_mass)
@@ -168,21 +176,31 @@ def nuts(
     return nuts_sampler(model, **settings).run(key, initial, args, **now)
 
 
-def pooled_covariance(z: Mapping[str, np.ndarray], fallback: Any) -> Array:
-    """Covariance [n, n] of draws {site: [draws, chains, ...]} about the common mean, later half, correlations shrunk.
+def pooled_covariance(z: np.ndarray, fallback: Any) -> Array:
+    """Covariance [n, n] of draws [draws, chains, n] about the common mean, later half, correlations shrunk.
 
     ``fallback`` is returned when there are fewer than ten draws for each dimension.
     """
-    rows = np.concatenate([z[site].reshape(*z[site].shape[:2], -1) for site in sorted(z)], axis=-1)
-    rows = rows[len(rows) // 2 :].reshape(-1, rows.shape[-1])
+    rows = z[len(z) // 2 :].reshape(-1, z.shape[-1])
     if len(rows) < 10 * rows.shape[1]:
         return jnp.asarray(fallback)
     covariance = np.atleast_2d(np.cov(rows.T))
     return jnp.asarray((1 - SHRINKAGE) * covariance + SHRINKAGE * np.diag(np.diag(covariance)))
 
 
-def _potential(model: Model, args: tuple[Any, ...]) -> Callable[[dict[str, Array]], Array]:
-    return lambda z: potential_energy(model, args, {}, z)
+def _like(initial: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The latent sites of one chain, in the order of their names in the latent vector; only their shapes matter."""
+    return {site: np.zeros(initial[site].shape[1:]) for site in sorted(initial)}
+
+
+def _sites(z: Array, like: Mapping[str, Any]) -> dict[str, Array]:
+    """The latent vector z [n] as its sites."""
+    ends = np.cumsum([math.prod(leaf.shape) for leaf in like.values()])[:-1]
+    return {site: part.reshape(like[site].shape) for site, part in zip(like, jnp.split(z, ends), strict=True)}
+
+
+def _potential(model: Model, like: Mapping[str, Any], *args: Any) -> Callable[[Array], Array]:
+    return lambda z: potential_energy(model, args, {}, _sites(z, like))
 
 
 def _chunk(half: int, draws: int) -> int:

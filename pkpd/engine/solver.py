@@ -37,12 +37,82 @@ class Solver(NamedTuple):
     read: Callable[[Any], Reading]
 
 
+class Stepper(NamedTuple):
+    """The fast engine a step at a time, for curves within a day.
+
+    hours [steps] or [steps, patients] of a day's steps; ``one(y, i, dose_nmol, omega)`` does step ``i`` of a day with
+    that dose and immune log activity, both [patients]; ``read`` gives the carried state of the patients.
+    """
+
+    start: Any
+    hours: Array
+    one: Callable[[Any, Array, Array, Array], Any]
+    read: Callable[[Any], fast.Carry]
+
+
+def stepper(engine: str, p: Parameters, form: Form, steps: grid.Grid) -> Stepper:
+    """The stepper of a batch at rest before treatment; on a GPU that of XLA, whatever the engine."""
+    by_kernel = resolve_engine(engine) == "kernel" and jax.default_backend() != "gpu"
+    return (_kernel_stepper if by_kernel else _fast_stepper)(p, form, steps, _at_rest(p))
+
+
+def _fast_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Stepper:
+    c = fast.course(p)
+    hours, ka, ka_none, arrival = grid.day(p, steps)
+    k = fast.steps(c, hours, ka, ka_none)
+
+    def one(y: fast.Carry, i: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
+        step, arrives = jax.tree.map(lambda leaf: leaf[i], (k, arrival))
+        return interval.one_step(y, c, step, arrives, dose_nmol, omega, form)
+
+    return Stepper(fast.carry(at_rest, c), hours, one, lambda y: y)
+
+
+def _kernel_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Stepper:
+    """Every step is a day of one step to the vector code."""
+    from pkpd.engine.vector import kernel
+
+    filled, n = _filling(at_rest)
+    to_read = grid.day(p, steps)[0]
+    p = filled(p)
+    c = fast.course(p)
+    hours, ka, ka_none, arrival = grid.day(p, steps)
+    start = fast.carry(filled(at_rest), c)
+    k = kernel.prepare(c, hours, ka, ka_none, len(start.concentration_nM))
+    no_day, one_day = jnp.int32(0), jnp.int32(1)
+
+    def one(y: fast.Carry, i: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
+        own, shared = (lax.dynamic_slice_in_dim(x, i, 1, axis) for x, axis in ((k.by_group, 1), (k.shared, 0)))
+        step = k._replace(by_group=own, shared=shared)
+        dose_nmol, omega = filled((dose_nmol, omega))
+        return kernel.advance(y, c, step, arrival[i][None], no_day, one_day, dose_nmol, omega[None], form)
+
+    return Stepper(start, to_read, one, lambda y: jax.tree.map(lambda leaf: leaf[:n], y))
+
+
 def solver(engine: str, p: Parameters, form: Form, steps: grid.Grid) -> Solver:
     """The solver of that name (``devices.resolve_engine``) for a batch at rest before treatment."""
     engine = resolve_engine(engine)
+    return {"kernel": _kernel, "xla": _fast, "reference": _reference}[engine](p, form, steps, _at_rest(p))
+
+
+def _at_rest(p: Parameters) -> State:
+    """The state before treatment, every leaf [patients]."""
     shape = jnp.broadcast_shapes(*(jnp.shape(leaf) for leaf in p))
-    at_rest = State(*(jnp.broadcast_to(leaf, shape) for leaf in steady_state(p)[0]))
-    return {"kernel": _kernel, "xla": _fast, "reference": _reference}[engine](p, form, steps, at_rest)
+    return State(*(jnp.broadcast_to(leaf, shape) for leaf in steady_state(p)[0]))
+
+
+def _filling(at_rest: State) -> tuple[Callable[[Any], Any], int]:
+    """What fills arrays [..., patients] up to whole groups with the last patient, and the number of patients."""
+    from pkpd.engine.vector import kernel
+
+    n = at_rest.platelets_1e9_per_l.shape[0]
+    missing = -n % kernel.lanes(at_rest.platelets_1e9_per_l.dtype)
+
+    def fill(leaf: Array) -> Array:
+        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, missing)], mode="edge") if jnp.ndim(leaf) else leaf
+
+    return lambda values: jax.tree.map(fill, values) if missing else values, n
 
 
 def _kernel(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
@@ -53,25 +123,22 @@ def _kernel(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solv
         return pallas.solver(p, form, steps, at_rest)
     from pkpd.engine.vector import kernel
 
-    n = at_rest.platelets_1e9_per_l.shape[0]
-    missing = -n % kernel.lanes(at_rest.platelets_1e9_per_l.dtype)
-
-    def filled(leaf: Array) -> Array:
-        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, missing)], mode="edge") if missing else leaf
-
-    p = Parameters(*(filled(leaf) if jnp.ndim(leaf) else leaf for leaf in p))
+    filled, n = _filling(at_rest)
+    p = filled(p)
     c = fast.course(p)
     hours, ka, ka_none, arrival = grid.day(p, steps)
-    k = kernel.prepare(c, hours, ka, ka_none)
+    start = fast.carry(filled(at_rest), c)
+    k = kernel.prepare(c, hours, ka, ka_none, len(start.concentration_nM))
 
     def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
         y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
-        return kernel.advance(y, c, k, arrival, first, day, filled(dose_nmol), filled(omega), form)
+        dose_nmol, omega = filled((dose_nmol, omega))
+        return kernel.advance(y, c, k, arrival, first, day, dose_nmol, omega, form)
 
     def read(y: fast.Carry) -> Reading:
         return Reading(*(leaf[:n] for leaf in _fast_reading(y)))
 
-    return Solver(fast.carry(State(*map(filled, at_rest)), c), advance, read)
+    return Solver(start, advance, read)
 
 
 def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:

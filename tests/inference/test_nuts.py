@@ -95,9 +95,9 @@ def test_progress_reaches_the_end(sampler, start):
 def test_pooled_covariance():
     rng = np.random.default_rng(0)
     draws = rng.standard_normal((4000, 4, 3)) @ ROOT.T
-    found = pooled_covariance({"b": draws[..., 1:], "a": draws[..., 0]}, None)
+    found = pooled_covariance(draws, None)
     np.testing.assert_allclose(found, ROOT @ ROOT.T, rtol=0.1, atol=0.05)
-    few = pooled_covariance({"a": draws[:6]}, np.eye(3))
+    few = pooled_covariance(draws[:6], np.eye(3))
     np.testing.assert_array_equal(few, np.eye(3))
 
 

@@ -13,6 +13,7 @@ from llvmlite import ir
 
 from pkpd import devices
 from pkpd.engine import fast, grid, interval
+from pkpd.engine.solver import solver, stepper
 from pkpd.engine.vector import custom_call, kernel, loops
 from pkpd.engine.vector.elementary import Vectors
 from pkpd.engine.vector.loops import INDEX, Memory
@@ -27,7 +28,7 @@ def vectorised(function, *arrays):
     """``function`` of numbers, written as vector code and run on arrays whose length is a multiple of the lanes."""
     dtype, n = arrays[0].dtype, arrays[0].shape[0]
     lanes = custom_call.register_bytes() // dtype.itemsize
-    closed = trace(lambda *x: jax.tree.leaves(function(*x)), *arrays)
+    closed = trace(lambda *x: jax.tree.leaves(function(*x)), *arrays)[0]
     n_results = len(closed.jaxpr.outvars)
     module = ir.Module()
 
@@ -118,7 +119,7 @@ def moved(patients, form, engine, days=(0, 5)):
     hours, ka, ka_none, arrival = grid.day(p)
     y = fast.carry(State(*(jnp.broadcast_to(leaf, (n,)) for leaf in steady_state(p)[0])), c)
     if engine == "kernel":
-        k = kernel.prepare(c, hours, ka, ka_none)
+        k = kernel.prepare(c, hours, ka, ka_none, n)
         return kernel.advance(y, c, k, arrival, *days, dose, omega, form)
     k = fast.steps(c, hours, ka, ka_none)
     return jax.lax.fori_loop(*days, lambda d, y: interval.run(y, c, k, arrival, dose, omega[d // 7], form), y)
@@ -162,6 +163,31 @@ def test_any_number_of_patients(n):
     np.testing.assert_allclose(
         drawn.counts("kernel", patients, weekly), drawn.counts("xla", patients, weekly), rtol=2e-4
     )
+
+
+@pytest.mark.parametrize("n", [1, 13, 64])
+def test_one_step_at_a_time(n):
+    """What curves within a day are read from: after every step, and after a day as the days are moved through whole."""
+    patients = drawn.cast(drawn.ordinary(n, seed=34), jnp.float64)
+    p, omega = patients.parameters, patients.omega[0]
+    dose = drawn.to_nmol(jnp.full(n, 5.0), p)
+
+    def a_day(engine):
+        move = stepper(engine, p, DYNAMIC, grid.DEFAULT)
+
+        def one(y, i):
+            y = move.one(y, i, dose, omega)
+            return y, move.read(y)
+
+        return jax.lax.scan(one, move.start, jnp.arange(len(move.hours)))[1]
+
+    found, exact = (jax.jit(a_day, static_argnums=0)(engine) for engine in ("kernel", "xla"))
+    for a, b in zip(*map(jax.tree.leaves, (found, exact)), strict=True):
+        assert a.shape == b.shape == (14, n)
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+    whole = solver("kernel", p, DYNAMIC, grid.DEFAULT)
+    end = whole.read(whole.advance(whole.start, jnp.int32(0), jnp.int32(1), dose, omega[None]))
+    np.testing.assert_allclose(found.cells.platelets_1e9_per_l[-1], end.platelets_1e9_per_l, rtol=1e-13)
 
 
 def test_without_llvmlite_xla_takes_over_and_says_so(monkeypatch):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Literal
 from jax.interpreters import partial_eval
 from llvmlite import ir
 
@@ -36,6 +36,7 @@ class Coefficients(NamedTuple):
     by_group: Array  # [groups, steps, leaves, lanes]
     shared: Array  # [steps, leaves]
     differs: tuple[bool, ...]  # of each leaf of fast.Steps
+    structure: Any  # of fast.Steps
 
 
 def lanes(dtype: Any) -> int:
@@ -43,46 +44,49 @@ def lanes(dtype: Any) -> int:
     return REGISTERS * custom_call.register_bytes() // np.dtype(dtype).itemsize
 
 
-def prepare(c: fast.Course, hours: Array, ka: Array, ka_none: Array) -> Coefficients:
-    """Coefficients of the steps ``hours`` [steps] or [steps, patients] for every patient of the course."""
-    n = c.baseline.turnover.ktr_per_h.shape[-1]
+def prepare(c: fast.Course, hours: Array, ka: Array, ka_none: Array, n: int) -> Coefficients:
+    """Coefficients of the steps ``hours`` [steps] or [steps, patients] for the n patients of the course."""
     dtype, L, S = hours.dtype.name, lanes(hours.dtype), hours.shape[0]
-    leaves = jax.tree.leaves(fast.steps(c, hours, ka, ka_none))  # those that prepare writes are not computed
-    differs = tuple(leaf.ndim == 2 for leaf in leaves)
-    common = [leaf for leaf, own in zip(leaves, differs, strict=True) if not own]
-    shared = jnp.stack(common, -1) if common else jnp.zeros((S, 1), dtype)
-    if not any(differs):
-        return Coefficients(jnp.zeros((1,), dtype), shared, differs)
-
-    inputs = jax.tree.leaves((c, hours, ka, ka_none))
-    closed, used = _needed(
-        trace(lambda *a: jax.tree.leaves(fast.one_step_coefficients(*a)), c, hours, ka, ka_none), differs
-    )
-    read = [i for i, is_used in enumerate(used) if is_used]
+    inputs, by_step = jax.tree.leaves((c, hours, ka, ka_none)), 3
+    own = [_is_by_patient(leaf, n) for leaf in inputs]
+    closed, structure = trace(fast.one_step_coefficients, c, hours, ka, ka_none)
+    differs = _depend(closed, own)
+    K, K_shared = sum(differs), len(differs) - sum(differs)
+    for_own, own_reads = _needed(closed, differs)
+    for_all, shared_reads = _needed(closed, [not is_own for is_own in differs])
+    read = [i for i, is_read in enumerate(map(max, own_reads, shared_reads)) if is_read]
     arrays = [jnp.asarray(inputs[i], dtype) for i in read]
-    by_step = [i >= len(inputs) - 3 for i in read]
-    own = [_is_by_patient(a, n) for a in arrays]
-    K = sum(differs)
+    of_step = {j: i >= len(inputs) - by_step for j, i in enumerate(read)}
 
     def body(m: Memory, arguments: list, results: list) -> None:
         b = m.v.b
         places = list(enumerate(arguments))
-        values = {j: m.shared(p, INDEX(0)) for j, p in places if not own[j] and not by_step[j]}
-        groups = loops.begin(b, INDEX(0), INDEX(n // L))
+        values = {j: m.shared(p, INDEX(0)) for j, p in places if not own[read[j]] and not of_step[j]}
+
+        def written(part: ClosedJaxpr, reads: list[bool], result: ir.Value, start: ir.Value) -> None:
+            numbers = [values[j] for j, i in enumerate(read) if reads[i]]
+            for k, value in enumerate(emit(m.v, part, numbers) if numbers else []):
+                m.put(value, result, b.add(start, INDEX(k * L)))
+
+        steps = loops.begin(b, INDEX(0), INDEX(S))
+        values |= {j: m.shared(p, steps.index) for j, p in places if of_step[j] and not own[read[j]]}
+        written(for_all, shared_reads, results[1], b.mul(steps.index, INDEX(K_shared * L)))
+        loops.end(b, steps)
+
+        groups = loops.begin(b, INDEX(0), INDEX(n // L if K else 0))
         at = b.mul(groups.index, INDEX(L))
-        values |= {j: m.group(p, at) for j, p in places if own[j] and not by_step[j]}
+        values |= {j: m.group(p, at) for j, p in places if own[read[j]] and not of_step[j]}
         steps = loops.begin(b, INDEX(0), INDEX(S))
         row = b.add(b.mul(steps.index, INDEX(n)), at)
-        values |= {j: m.group(p, row) if own[j] else m.shared(p, steps.index) for j, p in places if by_step[j]}
-        start = b.mul(b.add(b.mul(groups.index, INDEX(S)), steps.index), INDEX(K * L))
-        for k, value in enumerate(emit(m.v, closed, [values[j] for j, _ in places])):
-            m.put(value, results[0], b.add(start, INDEX(k * L)))
+        values |= {j: m.group(p, row) if own[read[j]] else m.shared(p, steps.index) for j, p in places if of_step[j]}
+        written(for_own, own_reads, results[0], b.mul(b.add(b.mul(groups.index, INDEX(S)), steps.index), INDEX(K * L)))
         loops.end(b, steps)
         loops.end(b, groups)
 
-    target = _write("prepare", dtype, len(arrays), 1, body)
-    shape = jax.ShapeDtypeStruct((n // L, S, K, L), dtype)
-    return Coefficients(custom_call.call(target, [shape], *arrays)[0], shared, differs)
+    target = _write("prepare", dtype, len(arrays), 2, body)
+    shapes = [jax.ShapeDtypeStruct((size, S, count, L), dtype) for size, count in ((n // L, K), (1, K_shared))]
+    by_group, shared = custom_call.call(target, shapes, *arrays)
+    return Coefficients(by_group, shared[0, :, :, 0], differs, structure)
 
 
 def advance(
@@ -102,14 +106,13 @@ def advance(
     """
     n, dtype = dose_nmol.shape[0], dose_nmol.dtype.name
     L, (S, n_shared), K = lanes(dtype), k.shared.shape, sum(k.differs)
-    number = jax.ShapeDtypeStruct((), dtype)
-    a_step = jax.eval_shape(fast.one_step_coefficients, c, number, number, number)
+    a_step = jax.tree.unflatten(k.structure, [jax.ShapeDtypeStruct((), dtype)] * len(k.differs))
 
-    def one(y: fast.Carry, c: fast.Course, k: fast.Steps, arrives: Array, dose: Array, omega: Array) -> list:
-        return jax.tree.leaves(interval.one_step(y, c, k, arrives, dose, omega, form, plain=True))
+    def one(y: fast.Carry, c: fast.Course, k: fast.Steps, arrives: Array, dose: Array, omega: Array) -> fast.Carry:
+        return interval.one_step(y, c, k, arrives, dose, omega, form, plain=True)
 
     states, course = jax.tree.leaves(y), jax.tree.leaves(c)
-    closed, used = _needed(trace(one, y, c, a_step, arrival, dose_nmol, omega), [True] * len(states))
+    closed, used = _needed(trace(one, y, c, a_step, arrival, dose_nmol, omega)[0], [True] * len(states))
     of_course = slice(len(states), len(states) + len(course))
     parameters = [jnp.asarray(leaf, dtype) for leaf, is_used in zip(course, used[of_course], strict=True) if is_used]
     own = [_is_by_patient(p, n) for p in parameters]
@@ -171,6 +174,19 @@ def _needed(closed: ClosedJaxpr, outputs: Sequence[bool]) -> tuple[ClosedJaxpr, 
     """The jaxpr for the wanted outputs only, and which inputs it reads."""
     jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, list(outputs))
     return ClosedJaxpr(jaxpr, closed.consts), list(used)
+
+
+def _depend(closed: ClosedJaxpr, own: Sequence[bool]) -> tuple[bool, ...]:
+    """Which outputs depend on any input marked in ``own``."""
+    reached = {var for var, is_own in zip(closed.jaxpr.invars, own, strict=True) if is_own}
+
+    def reads(atoms: Sequence[Any]) -> bool:
+        return any(not isinstance(atom, Literal) and atom in reached for atom in atoms)
+
+    for equation in closed.jaxpr.eqns:
+        if reads(equation.invars):
+            reached.update(equation.outvars)
+    return tuple(reads([atom]) for atom in closed.jaxpr.outvars)
 
 
 def _is_by_patient(leaf: Any, n: int) -> bool:

@@ -143,6 +143,10 @@ def emit(v: Vectors, closed: ClosedJaxpr, arguments: Sequence[Value]) -> list[Va
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def trace(function: Callable[..., Any], *arguments: Any) -> ClosedJaxpr:
-    """Jaxpr of ``function`` for one patient: every leaf of ``arguments`` is taken as one number of its dtype."""
-    return jax.make_jaxpr(function)(*jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), arguments))
+def trace(function: Callable[..., Any], *arguments: Any) -> tuple[ClosedJaxpr, Any]:
+    """Jaxpr of ``function`` for one patient, every leaf of ``arguments`` taken as one number of its dtype, and the
+    structure of what it returns.
+    """
+    numbers = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), arguments)
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*numbers)
+    return closed, jax.tree.structure(shape)
