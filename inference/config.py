@@ -27,7 +27,7 @@ Engine = Literal["auto", "kernel", "xla", "reference"]
 MAX_ROUNDS = 20
 # What --quick changes, unless the config says otherwise: a thin thread through the whole fit, never a final result.
 QUICK: dict[str, Any] = {
-    "rounds": [{"vectors": 1024, "patients": 64}, {"vectors": 1024, "patients": 64}],
+    "rounds": [{"vectors": 640, "patients": 48}, {"vectors": 1024, "patients": 64}],
     "sampler": {"chains": 4, "warmup": 200, "draws": 250},
     "predictive": {"draws": 150, "patients": 512},
 }
