@@ -17,11 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import phase3
 from pkpd import endpoints, trial
 from pkpd.engine import grid
 from pkpd.parameters import load_library
-from pkpd.planned import planned_arms
-from pkpd.scenario import load_scenario
 
 DAYS = tuple(range(7, 57, 7))
 SEED = 20
@@ -32,7 +31,7 @@ def main() -> None:
     if args.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     population = load_library().population(jnp.dtype(args.precision))
-    arm = next(a.arm for a in planned_arms(load_scenario("phase3")) if a.name == "start 5 mg")
+    arm = phase3.arm(5.0)
     patient = np.arange(args.patients)
     events = jax.jit(endpoints.events)
 

@@ -23,15 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import phase3
 from benchmarks.records import Record, quantiles, timed, write
 from pkpd import trial
 from pkpd.devices import map_tiles, workers
 from pkpd.engine import grid, reference
 from pkpd.engine.solver import solver
 from pkpd.model import DYNAMIC
-from pkpd.parameters import Parameters
-from pkpd.planned import planned_arms
-from pkpd.scenario import load_scenario
+from pkpd.parameters import Parameters, load_library
 
 WEEKS = 8
 BATCH = 32
@@ -117,13 +116,10 @@ def errors(found: tuple, r: Recorded) -> tuple[np.ndarray, np.ndarray]:
 
 def courses(dtype: Any, n: int, engine: str, steps: grid.Grid = grid.DEFAULT) -> Callable[[], None]:
     """A function that simulates n whole courses of the phase III arm that starts at 5 mg, and keeps nothing."""
-    scenario = load_scenario("phase3")
-    a = planned_arms(scenario, dtype)[1]
+    population, arm = load_library().population(dtype), phase3.arm(5.0)
 
     def run() -> None:
-        for _ in trial.simulate(
-            a.population, a.arm, tuple(scenario.trial.visits_d), 1, np.arange(n), steps=steps, engine=engine
-        ):
+        for _ in trial.simulate(population, arm, phase3.VISITS_D, 1, np.arange(n), steps=steps, engine=engine):
             pass
 
     return run

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from benchmarks import phase3
 from benchmarks.engine import WEEKS, drawers
 from pkpd import endpoints, titration
 from pkpd.devices import AUTOMATIC
@@ -28,8 +29,6 @@ from pkpd.engine import fast, grid
 from pkpd.engine.solver import DAYS_A_WEEK, solver
 from pkpd.model import DYNAMIC, State
 from pkpd.parameters import load_library
-from pkpd.planned import planned_arms
-from pkpd.scenario import load_scenario
 
 BATCH = 2048
 BEYOND = 1e-3  # relative difference from which a value counts as changed
@@ -63,7 +62,7 @@ def course(patients: Any, uniform: Any, doses: Any, engine: str = AUTOMATIC) -> 
     """
     p, noise = patients.parameters, load_library().population().noise
     dtype, n = p.clearance_l_per_h.dtype, patients.omega.shape[1]
-    arms = [a.arm for a in planned_arms(load_scenario("phase3")) if a.arm.dose_scale > 0]
+    arms = [phase3.arm(start_mg) for start_mg in (2.5, 5.0)]
     rule, level = arms[0].rule, jnp.where(jnp.arange(n) % 2 == 0, arms[0].start_level, arms[1].start_level)
     move, c = solver(engine, p, DYNAMIC, grid.DEFAULT), fast.course(p)
 

@@ -1,6 +1,6 @@
 """The GPU kernel beside the XLA scan on the same device, on the same courses; without a GPU, a roofline estimate.
 
-    python -m benchmarks.kernel [--patients 16384 65536 262144 1048576] [--json FILE]
+    python -m benchmarks.kernel [--patients 16384 65536 262144 1048576] [--blocks 128] [--json FILE]
 
 A course is one patient of phase III, 56 days, 8 visits, weekly doses drawn from the ladder and none, drift, all 16
 states in dynamic form, float32; no titration, random numbers or observation. Coefficients of the steps are included,
@@ -27,13 +27,12 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import Literal
 
+from benchmarks import phase3
 from pkpd import cohort, pharmacokinetics, random, trial
 from pkpd.engine import fast, grid, pallas
 from pkpd.engine import solver as engines
 from pkpd.model import DYNAMIC, Form, State, steady_state
-from pkpd.parameters import Parameters
-from pkpd.planned import planned_arms
-from pkpd.scenario import load_scenario
+from pkpd.parameters import Parameters, load_library
 
 DAYS = (7, 14, 21, 28, 35, 42, 49, 56)
 FEW_DAYS = (3, 9)
@@ -149,10 +148,9 @@ def at_rest(p: Parameters) -> State:
 
 def patients(n: int, days: tuple[int, ...], dtype: Any) -> tuple[Parameters, Array, Array]:
     """Patients as the visit loop has them, doses in nmol [visits, n] and drift [weeks, n]."""
-    a = planned_arms(load_scenario("phase3"), dtype)[0]
     zero = np.zeros(n, np.int32)
     keys = random.patient_keys(random.root(SEED), zero, zero, np.arange(n))
-    drawn = cohort.draw(a.population, keys, a.arm.baseline_below)
+    drawn = cohort.draw(load_library().population(dtype), keys, phase3.arm(2.5).baseline_below)
     mg = np.random.default_rng(SEED).choice(LEVELS_MG, (len(days), n))
     dose = pharmacokinetics.arriving_nmol(jnp.asarray(mg, dtype), drawn.parameters)
     return drawn.parameters, dose, trial.drift(drawn.noise, keys, -(-days[-1] // engines.DAYS_A_WEEK), dtype)
@@ -243,11 +241,14 @@ def compared(systems: dict[str, Callable], n: int, days: tuple[int, ...], timed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--patients", type=int, nargs="+", default=[2**14, 2**16, 2**18, 2**20])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[pallas.BLOCK], help="patients a program")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     roofline()
     if jax.default_backend() == "gpu":
-        systems = {"xla": scan, "xla without barriers": scan_without_barriers, "pallas": pallas.solver}
+        systems = {"xla": scan, "xla without barriers": scan_without_barriers} | {
+            f"pallas, blocks of {b}": partial(pallas.solver, block=b) for b in args.blocks
+        }
         records = [r for n in args.patients for r in compared(systems, n, DAYS, timed=True)]
     else:
         print(f"no GPU: the kernel interpreted, {SMALL} patients over {FEW_DAYS[-1]} days, for its agreement only")

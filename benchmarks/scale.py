@@ -27,11 +27,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from pkpd import streaming, tables, titration, trial
+from benchmarks import phase3
+from pkpd import streaming, trial
 from pkpd.devices import resolve_engine, tile_width, workers
 from pkpd.parameters import load_library
 
-SCENARIO = Path(tables.FOLDER).parent / "scenarios" / "phase3.toml"
 START_MG = 5.0
 YEARS_5 = 1826  # days
 EVERY = {56: 7}  # days between visits of a course of so many days; else
@@ -46,17 +46,6 @@ def days_of_visits(days: int) -> tuple[int, ...]:
     return (*range(every, days, every), days)
 
 
-def arm() -> tuple[Any, trial.Arm]:
-    """Population and arm from the shipped tables, without what reads and checks a scenario."""
-    table = tables.read_toml(SCENARIO)
-    rule = titration.compact(**table["titration"])
-    return load_library().population(), trial.Arm(
-        rule=rule,
-        start_level=np.int32(titration.level_of(rule, START_MG)),
-        baseline_below=np.float32(table["entry"]["platelets_below_1e9_per_l"]),
-    )
-
-
 def peak_rss_mb() -> float:
     """Highest resident memory of this process so far (MB); the kernel counts kB, macOS bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -64,7 +53,7 @@ def peak_rss_mb() -> float:
 
 def courses(days: int) -> Callable[[int], tuple[float, float]]:
     """A function that summarises so many patients and returns seconds of wall and of processor time."""
-    population, what = arm()
+    population, what = load_library().population(), phase3.arm(START_MG)
     visits = days_of_visits(days)
 
     def run(patients: int) -> tuple[float, float]:

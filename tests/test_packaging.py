@@ -89,6 +89,11 @@ assert not {"scipy.stats", "diffrax", "inference"} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+def test_benchmarks_of_the_engine_import_jax_and_numpy_alone(root):
+    done = run(BLOCKER + "import benchmarks.engine, benchmarks.kernel, benchmarks.scale\n", root)
+    assert done.returncode == 0, done.stderr
+
+
 def test_pkpd_never_imports_inference(root):
     for file in (root / "pkpd").rglob("*.py"):
         assert not re.search(r"^\s*(from|import) inference\b", file.read_text(), re.MULTILINE), file

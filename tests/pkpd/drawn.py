@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import phase3
 from pkpd import cohort, random, titration, trial
 from pkpd.engine import grid
 from pkpd.engine.solver import solver
 from pkpd.model import DYNAMIC
 from pkpd.parameters import Parameters, load_library
-from pkpd.planned import planned_arms
-from pkpd.scenario import load_scenario
 
 WEEKS = 8
 SD = 4.0  # half-width of the box, in interindividual standard deviations
@@ -79,7 +78,7 @@ def cast(patients: Patients, dtype) -> Patients:
 
 def titrated(patients: Patients) -> np.ndarray:
     """Weekly doses in mg [weeks, patients] as phase III titrates them, half of the patients from each start."""
-    arms = [a.arm for a in planned_arms(load_scenario("phase3")) if a.arm.dose_scale > 0]
+    arms = [phase3.arm(start_mg) for start_mg in (2.5, 5.0)]
     rule, n = arms[0].rule, patients.omega.shape[1]
     level = np.where(np.arange(n) % 2 == 0, arms[0].start_level, arms[1].start_level)
     move = solver("kernel", patients.parameters, DYNAMIC, grid.DEFAULT)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import phase3
 from pkpd import trial
 from pkpd.case import Case, DailyDoses
 from pkpd.engine import grid, reference
@@ -157,6 +158,12 @@ def test_a_profile_uses_the_constant_immune_activity_of_its_case():
     more, none = (run([1, 168], [], immune_log_activity=omega)["platelets_1e9_per_l"] for omega in (0.3, 0.0))
     assert none[1] == pytest.approx(15, rel=1e-9)
     assert more[1] < more[0] < 15
+
+
+@pytest.mark.parametrize(("i", "start_mg"), [(0, 2.5), (1, 5.0)])
+def test_the_benchmarks_arm_is_that_of_the_scenario(i, start_mg):
+    planned = planned_arms(load_scenario("phase3"))[i].arm
+    jax.tree.map(np.testing.assert_array_equal, tuple(planned), tuple(phase3.arm(start_mg)))
 
 
 def test_a_meal_multiplies_bioavailability_and_both_absorption_rates():
