@@ -7,9 +7,9 @@ linear in (u, c, R) with X as their only nonlinear drive:
     c' = k21 (u - c) - k21 X
     R' = kdeg (R0 - R) + (kdeg - kint) X
 
-(u, c) is split into its two modes, so three scalar relaxations share one drive. A step takes X linear in time up
-to its middle, then a parabola through start, middle and end; X at the new time enters linearly, so quasi-steady
-binding X (Kss + u - X) = R (u - X) is one quadratic in X: no iteration, and no limit on the step.
+(u, c) is split into its two modes, so three scalar relaxations share one drive. X is found at one node of the step
+after the other, each time as the polynomial through the start and all nodes so far; X at the new node enters linearly,
+so quasi-steady binding X (Kss + u - X) = R (u - X) is one quadratic in X: no iteration, and no limit on the step.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from pkpd.engine import relaxation
 from pkpd.engine.fusion import once
-from pkpd.engine.relaxation import phi
 from pkpd.parameters import Parameters
+
+# Shares of a step at which bound drug and concentration are found, chosen together with the default grid of steps.
+NODES = (0.0, 0.2, 0.6, 1.0)
 
 
 class Modes(NamedTuple):
@@ -43,27 +46,26 @@ class Drug(NamedTuple):
     bound_nM: Array
 
 
-class Linear(NamedTuple):
-    """Weights of one scalar relaxation y' = -k y + g X over half and the whole of a step."""
-
-    half: tuple[Array, Array, Array]  # y, X_start, X_middle
-    full: tuple[Array, Array, Array, Array]  # y, X_start, X_middle, X_end
-
-
 class Absorption(NamedTuple):
-    """Response to the depot (nmol at the start of the step) over half and the whole of a step."""
+    """Response to the depot (nmol at the start of the step)."""
 
-    half: tuple[Array, Array]  # nM in modes 1 and 2 per nmol
-    full: tuple[Array, Array]
+    at_nodes: tuple[tuple[Array, Array], ...]  # nM in modes 1 and 2 per nmol, at every node after the start
     left: Array  # share of the depot left at the end
 
 
+class Linear(NamedTuple):
+    """One scalar relaxation y' = -k y + g X from the start of a step to a node."""
+
+    left: Array  # share of y
+    from_bound: tuple[Array, ...]  # weights of X at the start and at all nodes up to this
+
+
 class Coefficients(NamedTuple):
-    mode_1: Linear
-    mode_2: Linear
-    target: Linear
-    target_input: tuple[Array, Array]  # nM of R made from R0 over half and the whole of the step
-    kss_nM: Array
+    """Of every node after the start."""
+
+    mode_1: tuple[Linear, ...]
+    mode_2: tuple[Linear, ...]
+    target: tuple[Linear, ...]
 
 
 def modes(p: Parameters) -> Modes:
@@ -88,44 +90,36 @@ def modes(p: Parameters) -> Modes:
     )
 
 
-def _linear(rate: Array, drive: Array, h: Array) -> Linear:
-    z = rate * h
-    f1, f2, f3 = phi(z)
-    g1, g2, _ = phi(z / 2)
-    return Linear(
-        half=(jnp.exp(-z / 2), drive * h / 2 * (g1 - g2), drive * h / 2 * g2),
-        full=(
-            jnp.exp(-z),
-            drive * h * (f1 - 3 * f2 + 4 * f3),
-            drive * h * (4 * f2 - 8 * f3),
-            drive * h * (4 * f3 - f2),
-        ),
-    )
+def _linear(rate: Array, drive: Array, h: Array) -> tuple[Linear, ...]:
+    def up_to(i: int) -> Linear:
+        t = NODES[i] * h
+        nodes = tuple(node / NODES[i] for node in NODES[: i + 1])
+        weights = relaxation.integrals(relaxation.phi(rate * t, i + 1), nodes)
+        return Linear(jnp.exp(-rate * t), tuple(drive * t * w for w in weights))
+
+    return tuple(up_to(i) for i in range(1, len(NODES)))
 
 
 def coefficients(p: Parameters, m: Modes, h: Array) -> Coefficients:
     """Weights of the linear parts for a step of ``h`` hours."""
-    kdeg, R0 = p.target_degradation_per_h, p.target_baseline_nM
+    kdeg = p.target_degradation_per_h
     return Coefficients(
         _linear(m.rate[0], m.from_bound[0], h),
         _linear(m.rate[1], m.from_bound[1], h),
         _linear(kdeg, kdeg - p.complex_internalisation_per_h, h),
-        (-R0 * jnp.expm1(-kdeg * h / 2), -R0 * jnp.expm1(-kdeg * h)),
-        p.quasi_steady_state_constant_nM,
     )
 
 
 def absorption(p: Parameters, m: Modes, ka_per_h: Array, h: Array) -> Absorption:
-    """Exact response of both modes to first-order absorption over half and the whole of a step."""
+    """Exact response of both modes to first-order absorption up to every node of a step."""
 
     def response(i: int, t: Array) -> Array:
         apart = jnp.abs(m.rate[i] - ka_per_h) * t
-        both = jnp.exp(-jnp.minimum(m.rate[i], ka_per_h) * t) * t * phi(apart)[0]
+        both = jnp.exp(-jnp.minimum(m.rate[i], ka_per_h) * t) * t * relaxation.phi(apart)[0]
         return m.from_input[i] * ka_per_h / p.central_volume_l * both
 
-    return Absorption(
-        (response(0, h / 2), response(1, h / 2)), (response(0, h), response(1, h)), jnp.exp(-ka_per_h * h)
-    )
+    at_nodes = tuple((response(0, node * h), response(1, node * h)) for node in NODES[1:])
+    return Absorption(at_nodes, jnp.exp(-ka_per_h * h))
 
 
 def to_modes(total_nM: Array, peripheral_nM: Array, m: Modes) -> tuple[Array, Array]:
@@ -142,24 +136,23 @@ def bound(alpha: Array, beta: Array, a_R: Array, b_R: Array, kss: Array) -> Arra
     return 2 * a_R * alpha / (kss + p + q + root)
 
 
-def step(k: Coefficients, a: Absorption, d: Drug, true: Array) -> tuple[Drug, Array, Array]:
-    """One step. Returns the new state and free concentration (nM) at the middle and at the end."""
-    X = d.bound_nM
-
-    (e1, s1, m1), (e2, s2, m2), (eR, sR, mR) = k.mode_1.half, k.mode_2.half, k.target.half
-    a1 = e1 * d.mode_1 + s1 * X + a.half[0] * d.depot_nmol
-    a2 = e2 * d.mode_2 + s2 * X + a.half[1] * d.depot_nmol
-    aR = eR * d.target_nM + sR * X + k.target_input[0]
-    alpha, beta = a1 + a2, 1 - (m1 + m2)
-    alpha, Xm = once((alpha, bound(alpha, beta, aR, mR, k.kss_nM)), true)
-    Cm = alpha - beta * Xm
-
-    (e1, s1, m1, n1), (e2, s2, m2, n2), (eR, sR, mR, nR) = k.mode_1.full, k.mode_2.full, k.target.full
-    a1 = e1 * d.mode_1 + s1 * X + m1 * Xm + a.full[0] * d.depot_nmol
-    a2 = e2 * d.mode_2 + s2 * X + m2 * Xm + a.full[1] * d.depot_nmol
-    aR = eR * d.target_nM + sR * X + mR * Xm + k.target_input[1]
-    alpha, beta = a1 + a2, 1 - (n1 + n2)
-    a1, a2, aR, alpha = once((a1, a2, aR, alpha), true)
-    Xe = once(bound(alpha, beta, aR, nR, k.kss_nM), true)
-    new = Drug(a.left * d.depot_nmol, a1 + n1 * Xe, a2 + n2 * Xe, aR + nR * Xe, Xe)
-    return new, Cm, alpha - beta * Xe
+def step(k: Coefficients, a: Absorption, d: Drug, p: Parameters, true: Array | None) -> tuple[Drug, list[Array]]:
+    """One step. Returns the new state and free concentration (nM) at every node after the start."""
+    X, C = [d.bound_nM], []
+    R0, kss = p.target_baseline_nM, p.quasi_steady_state_constant_nM
+    away = d.target_nM - R0
+    for one, two, target, (from_1, from_2) in zip(*k, a.at_nodes, strict=True):
+        a1, a2, aR = (
+            k.left * y + given + sum(w * x for w, x in zip(k.from_bound, X, strict=False))
+            for k, y, given in (
+                (one, d.mode_1, from_1 * d.depot_nmol),
+                (two, d.mode_2, from_2 * d.depot_nmol),
+                (target, away, R0),
+            )
+        )
+        b1, b2, bR = (k.from_bound[-1] for k in (one, two, target))
+        a1, a2, aR = once((a1, a2, aR), true)
+        alpha, beta = a1 + a2, 1 - (b1 + b2)
+        X.append(once(bound(alpha, beta, aR, bR, kss), true))
+        C.append(alpha - beta * X[-1])
+    return Drug(a.left * d.depot_nmol, a1 + b1 * X[-1], a2 + b2 * X[-1], aR + bR * X[-1], X[-1]), C

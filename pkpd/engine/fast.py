@@ -1,35 +1,27 @@
 """The fast engine: fixed work a step, no iteration, stable for any step and any patient.
 
-Each step: disposition twice (exact linear part, binding implicit), pathways and megakaryocytes by exponential
-relaxation towards a parabolic drive, platelets by an L-stable third-order implicit method whose stages are
-quadratics in closed form. Patients are the last axis of every array.
+Each step: disposition (exact linear part, binding implicit) at its nodes, pathways by exponential relaxation towards
+a cubic drive through these, megakaryocytes towards a parabolic one, platelets along the chord of their saturable loss.
+Patients are the last axis of every array.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, NamedTuple
+from functools import partial, reduce
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pkpd import signalling, thrombopoiesis
-from pkpd.engine import disposition, relaxation
+from pkpd.engine import disposition, platelets, relaxation
 from pkpd.engine.fusion import once
 from pkpd.model import Baseline, Form, State, baseline, free_concentration_nM
 from pkpd.parameters import Parameters
 
-# Alexander, SIAM J Numer Anal 1977;14:1006: three-stage, third-order, L-stable, stiffly accurate DIRK.
-GAMMA = 0.435866521508459
-STAGE_2 = (1 + GAMMA) / 2
-A_21 = (1 - GAMMA) / 2
-B_1 = -(6 * GAMMA**2 - 16 * GAMMA + 1) / 4
-B_2 = (6 * GAMMA**2 - 20 * GAMMA + 5) / 4
-# Weights of its value half-way: sum b = 1/2, sum b c = 1/8, sum b c^2 = 1/24, so exact for parabolic derivatives.
-NODES = np.array([GAMMA, STAGE_2, 1])
-MIDDLE = tuple(float(b) for b in np.linalg.solve([NODES**0, NODES, NODES**2], [1 / 2, 1 / 8, 1 / 24]))
+NODES = disposition.NODES
+AUC = relaxation.quadrature(NODES)
 
 
 class Course(NamedTuple):
@@ -53,11 +45,15 @@ class Steps(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """State as the engine carries it; ``auc_nM_h`` and ``cmax_nM`` accumulate over an interval."""
+    """State as the engine carries it; ``auc_nM_h`` and ``cmax_nM`` accumulate over an interval.
+
+    drive: where the pathways are heading now, the last of one step and the first of the next.
+    """
 
     drug: disposition.Drug
     concentration_nM: Array
     pathways: signalling.Pathways
+    drive: signalling.Pathways
     socs: Array
     cells: thrombopoiesis.Megakaryopoiesis
     factors: signalling.Factors
@@ -79,10 +75,10 @@ def one_step_coefficients(c: Course, h: Array, ka_per_h: Array, no_dose_ka_per_h
     p = c.parameters
     return Steps(
         h,
-        disposition.coefficients(p, c.modes, h / 2),
-        disposition.absorption(p, c.modes, ka_per_h, h / 2),
-        disposition.absorption(p, c.modes, no_dose_ka_per_h, h / 2),
-        tuple(relaxation.weights(k, h) for k in signalling.rates_per_h(p)),
+        disposition.coefficients(p, c.modes, h),
+        disposition.absorption(p, c.modes, ka_per_h, h),
+        disposition.absorption(p, c.modes, no_dose_ka_per_h, h),
+        tuple(relaxation.weights(k, h, NODES) for k in signalling.rates_per_h(p)),
         relaxation.weights(p.socs_rate_per_h, h),
         relaxation.weights(c.baseline.turnover.ktr_per_h, h),
     )
@@ -95,10 +91,12 @@ def carry(s: State, c: Course) -> Carry:
     C = free_concentration_nM(s, p)
     mode_1, mode_2 = disposition.to_modes(u, s.peripheral_nmol / p.peripheral_volume_l, c.modes)
     x = signalling.Pathways(*s[4:8])
+    tau = s.tpo_relative / (p.tpo_half_activation + s.tpo_relative)
     return Carry(
         disposition.Drug(s.depot_nmol, mode_1, mode_2, s.target_nM, u - C),
         C,
         x,
+        signalling.driven(signalling.activation(tau, C, p), s.socs, p),
         s.socs,
         thrombopoiesis.Megakaryopoiesis(*s[9:16]),
         signalling.factors(x, c.baseline.pathways, c.baseline.gain, p),
@@ -116,61 +114,41 @@ def state(y: Carry, c: Course) -> State:
     return State(d.depot_nmol, central, peripheral, d.target_nM, *y.pathways, y.socs, *y.cells)
 
 
-def _pathways(k: Steps, y: Carry, C: tuple, tau: tuple, c: Course, form: Form, true: Array) -> tuple[Any, Any, Array]:
-    """Pathways at the middle and at the end of the step, and SOCS at its end."""
+def _pathways(
+    k: Steps, y: Carry, C: list[Array], tau: list[Array], c: Course, form: Form, true: Array | None
+) -> tuple[signalling.Pathways, signalling.Pathways, signalling.Pathways, Array]:
+    """Pathways at the middle and at the end of the step, their drive and SOCS at its end.
+
+    C (nM), tau: free concentration and the share that TPO alone activates, at the nodes after the start.
+    """
     p, x, x5_0 = c.parameters, y.pathways, c.baseline.pathways.stat5
     hill = p._replace(dimer_hill=1) if form.hill_is_one else p
     if form.signalling == "quasi-steady":
-        (x_middle, _), (x_end, socs) = (
-            signalling.quasi_steady(signalling.active(tau[i], C[i], hill), x5_0, p) for i in (1, 2)
+        later, socs = zip(
+            *(signalling.quasi_steady(signalling.active(t, Ci, hill), x5_0, p) for t, Ci in zip(tau, C, strict=True)),
+            strict=True,
         )
-        return x_middle, x_end, socs
-    start, middle, end = (signalling.activation(t, Ci, hill) for t, Ci in zip(tau, C, strict=True))
-    drive = signalling.driven(start, y.socs, p)
-    # SOCS is predicted with STAT5 on its way to the drive at the start, then corrected with the STAT5 of that SOCS
-    stat5_m, stat5_e = relaxation.relax(k.pathways[1], x.stat5, *(drive.stat5,) * 3)
-    socs_m, socs_e = relaxation.relax(k.socs, y.socs, x.stat5 / x5_0, stat5_m / x5_0, stat5_e / x5_0)
-    ahead = (signalling.driven(at, S, p).stat5 for at, S in ((middle, socs_m), (end, socs_e)))
-    stat5_m, stat5_e = relaxation.relax(k.pathways[1], x.stat5, drive.stat5, *ahead)
-    socs_m, socs_e = once(relaxation.relax(k.socs, y.socs, x.stat5 / x5_0, stat5_m / x5_0, stat5_e / x5_0), true)
-    drives = once((drive, signalling.driven(middle, socs_m, p), signalling.driven(end, socs_e, p)), true)
-    moved = [relaxation.relax(k.pathways[i], x[i], *(d[i] for d in drives)) for i in range(4)]
-    x_middle, x_end = (signalling.Pathways(*v) for v in zip(*moved, strict=True))
-    return x_middle, x_end, socs_e
+        x_middle = signalling.Pathways(*(relaxation.middle(v, NODES) for v in zip(x, *later, strict=True)))
+        return x_middle, later[-1], later[-1], socs[-1]
+    at_nodes = once([signalling.activation(t, Ci, hill) for t, Ci in zip(tau, C, strict=True)], true)
 
+    def feedback(stat5_middle: Array, stat5_end: Array) -> tuple[Array, Array]:
+        return once(relaxation.relax(k.socs, y.socs, *(x5 / x5_0 for x5 in (x.stat5, stat5_middle, stat5_end))), true)
 
-def _platelets(
-    P: Array, made: tuple[Array, Array, Array], h: Array, ksen: Array, v: Array, K: Array, true: Array
-) -> tuple[Array, Array]:
-    """P' = made(t) - ksen P - v P/(K + P) over ``h`` hours: P half-way and at the end.
+    def drives(socs_middle: Array, socs_end: Array) -> list[signalling.Pathways]:
+        """At the nodes after the start, SOCS taken as a parabola."""
+        early, late = socs_middle - y.socs, socs_end - socs_middle
+        between = (y.socs + n * ((3 - 2 * n) * early + (2 * n - 1) * late) for n in NODES[1:-1])
+        return [signalling.driven(a, S, p) for a, S in zip(at_nodes, (*between, socs_end), strict=True)]
 
-    Each implicit stage is a quadratic in the change of P, whose constant vanishes at rest: rounding moves nothing.
-    """
-    q = GAMMA * h
-    A, W = 1 + q * ksen, K + P
-    v_W = v / W
-    lost = P * (ksen + v_W)
-    turnover, four = A * W + q * K * v_W, 4 * A * W
-
-    tiny = float(jnp.finfo(P.dtype).tiny)  # in place of 0, where a root has no derivative
-
-    def stage(g: Array) -> Array:
-        b = turnover - g
-        root = jnp.sqrt(jnp.maximum(b * b + four * g, tiny))
-        return jnp.where(b > 0, 2 * W * g / (jnp.abs(b) + root), (root - b) / (2 * A))
-
-    def net(t: float) -> Array:
-        start, middle, end = made
-        return q * ((1 - t) * (1 - 2 * t) * start + 4 * t * (1 - t) * middle + t * (2 * t - 1) * end - lost)
-
-    d1 = once(stage(net(GAMMA)), true)
-    f1 = d1 / GAMMA
-    d2 = once(stage(A_21 * f1 + net(STAGE_2)), true)
-    f2 = (d2 - A_21 * f1) / GAMMA
-    d3 = stage(B_1 * f1 + B_2 * f2 + q * (made[2] - lost))
-    f3 = (d3 - B_1 * f1 - B_2 * f2) / GAMMA
-    lowest = 1e-3 * (P + d1)  # the first stage is positive whatever the step
-    return jnp.maximum(P + MIDDLE[0] * f1 + MIDDLE[1] * f2 + MIDDLE[2] * f3, lowest), jnp.maximum(P + d3, lowest)
+    # SOCS is predicted with STAT5 on its way to the drive at the start, then with the STAT5 of that SOCS
+    now = y.drive.stat5
+    socs = feedback(*relaxation.relax(k.pathways[1], x.stat5, *(now,) * len(NODES)))
+    socs = feedback(*relaxation.relax(k.pathways[1], x.stat5, now, *(d.stat5 for d in drives(*socs))))
+    drive = once(drives(*socs), true)
+    moved = [relaxation.relax(k.pathways[i], x[i], y.drive[i], *(d[i] for d in drive)) for i in range(4)]
+    x_middle, x_end = (signalling.Pathways(*v) for v in zip(*once(moved, true), strict=True))
+    return x_middle, x_end, drive[-1], feedback(x_middle.stat5, x_end.stat5)[1]
 
 
 def _tpo_ahead(P: Array, M: Array, y: Carry, h: Array, v: Array, loss: Array, c: Course) -> Array:
@@ -207,20 +185,17 @@ def step(
     p, t = c.parameters, c.baseline.turnover
     true = None if plain else jnp.ravel(k.hours)[0] >= 0
     a = jax.tree.map(lambda x, z: jnp.where(dosed, x, z), k.absorption, k.no_dose_absorption)
-    drug, C1, C2 = disposition.step(k.disposition, a, y.drug, true)
-    drug, C1, C2 = once((drug, C1, C2), true)
-    drug, C3, C4 = disposition.step(k.disposition, a, drug, true)
-    drug, C3, C4 = once((drug, C3, C4), true)
+    drug, C = once(disposition.step(k.disposition, a, y.drug, p, true), true)
 
     M0, M1, M2, M3, M4, P, T = y.cells
     M = M0 + M1 + M2 + M3 + M4
     v = t.immune_capacity * jnp.exp(immune_log_activity)
     loss = thrombopoiesis.tpo_loss(P, M, p)
     T_ahead = _tpo_ahead(P, M, y, k.hours, v, loss, c)
-    tau_start, tau_end = (Ti / (p.tpo_half_activation + Ti) for Ti in (T, T_ahead))
-    tau = once((tau_start, (tau_start + tau_end) / 2, tau_end), true)
+    tau_start, tau_end = once([Ti / (p.tpo_half_activation + Ti) for Ti in (T, T_ahead)], true)
+    tau = [tau_start + node * (tau_end - tau_start) for node in NODES[1:-1]] + [tau_end]
 
-    x_middle, x_end, socs = _pathways(k, y, (y.concentration_nM, C2, C4), tau, c, form, true)
+    x_middle, x_end, drive, socs = _pathways(k, y, C, tau, c, form, true)
     f_middle, f_end = once(
         tuple(signalling.factors(x, c.baseline.pathways, c.baseline.gain, p) for x in (x_middle, x_end)), true
     )
@@ -235,19 +210,21 @@ def step(
     m0, m1, m2, m3, m4 = once((m0, m1, m2, m3, m4), true)
     made = tuple(ktr * fi.maturation * m for fi, m in zip(f, (M4, *m4), strict=True))
     K = p.immune_half_saturation_1e9_per_l
-    P_middle, P_end = once(_platelets(P, made, k.hours, p.senescence_per_h, v, K, true), true)
+    P_middle, P_end = once(platelets.step(P, made, k.hours, p.senescence_per_h, v, K), true)
 
     loss_middle, loss_end = (
         thrombopoiesis.tpo_loss(Pi, m0[i] + m1[i] + m2[i] + m3[i] + m4[i], p) for i, Pi in ((0, P_middle), (1, P_end))
     )
     T_end = _tpo(T, (loss + 4 * loss_middle + loss_end) / 6, k.hours, p)
+    mean_nM = sum(w * Ci for w, Ci in zip(AUC, (y.concentration_nM, *C), strict=True))
     return Carry(
         drug,
-        C4,
+        C[-1],
         x_end,
+        drive,
         socs,
         thrombopoiesis.Megakaryopoiesis(m0[1], m1[1], m2[1], m3[1], m4[1], P_end, T_end),
         f_end,
-        y.auc_nM_h + k.hours / 12 * (y.concentration_nM + 4 * C1 + 2 * C2 + 4 * C3 + C4),
-        jnp.maximum(y.cmax_nM, jnp.maximum(jnp.maximum(C1, C2), jnp.maximum(C3, C4))),
+        y.auc_nM_h + k.hours * mean_nM,
+        reduce(jnp.maximum, C, y.cmax_nM),
     )

@@ -1,68 +1,86 @@
-"""Exponential integration of y' = k (d(t) - y) over one step, exact when the drive d is a parabola in time.
+"""Exponential integration of y' = k (d(t) - y) over one step, exact when the drive d is a polynomial through its nodes.
 
-The drive is known at the start, middle and end of the step. Weights come from the phi functions of exponential
-integrators (Hochbruck and Ostermann, Acta Numerica 2010;19:209).
+Weights come from the phi functions of exponential integrators (Hochbruck and Ostermann, Acta Numerica 2010;19:209).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 SERIES_TERMS = 18  # at z <= 1 the next term is 1/21!, below float64 resolution
+PARABOLA = (0.0, 0.5, 1.0)  # nodes as shares of a step
 
 
 class Weights(NamedTuple):
-    """Weights of (d_start - y, d_middle - y, d_end - y) in the change of y up to the middle and the end of the step.
+    """Weights of (drive - y) at the nodes in the change of y up to the middle and the end of the step.
 
-    In this form a state at rest stays there to the last bit, however short the step.
+    In this form a state at rest stays there to the last bit, however short the step. The middle is the one that gives
+    y its exact mean over the step by Simpson's rule with start and end, so that what y drives in turn gets all of it.
     """
 
-    middle: tuple[Array, Array, Array]
-    end: tuple[Array, Array, Array]
+    middle: tuple[Array, ...]
+    end: tuple[Array, ...]
 
 
-def phi(z: Array) -> tuple[Array, Array, Array]:
-    """phi_1, phi_2, phi_3 at -z for z >= 0: phi_j = integral over (0, 1) of exp(-z (1 - s)) s^(j-1)/(j-1)! ds."""
+def phi(z: Array, n: int = 3) -> tuple[Array, ...]:
+    """phi_1 to phi_n at -z for z >= 0: phi_j = integral over (0, 1) of exp(-z (1 - s)) s^(j-1)/(j-1)! ds."""
     below = z <= 1
     small = jnp.where(below, z, 1)  # minimum and maximum would halve the derivative where z is 1
     series = jnp.zeros_like(small)
     for k in reversed(range(SERIES_TERMS)):
-        series = 1 / math.factorial(k + 3) - small * series
-    series_2 = 0.5 - small * series
+        series = 1 / math.factorial(k + n) - small * series
+    near = [series]
+    for j in reversed(range(1, n)):
+        near.insert(0, 1 / math.factorial(j) - small * near[0])
     large = jnp.where(below, 1, z)
-    upward_1 = -jnp.expm1(-large) / large
-    upward_2 = (1 - upward_1) / large
-    upward_3 = (0.5 - upward_2) / large
-    return (
-        jnp.where(below, 1 - small * series_2, upward_1),
-        jnp.where(below, series_2, upward_2),
-        jnp.where(below, series, upward_3),
-    )
+    far = [-jnp.expm1(-large) / large]
+    for j in range(1, n):
+        far.append((1 / math.factorial(j) - far[-1]) / large)
+    return tuple(jnp.where(below, a, b) for a, b in zip(near, far, strict=True))
 
 
-def weights(rate_per_h: Array, h: Array) -> Weights:
-    """Weights for a relaxation with ``rate_per_h`` over a step of ``h`` hours."""
+@cache
+def cardinals(nodes: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    """Of the polynomial that is 1 at node i and 0 at the others: its derivatives at 0, from the 0th up, for every i."""
+    n = len(nodes)
+    powers = np.linalg.inv(np.vander(nodes, increasing=True)).T
+    return tuple(tuple(float(powers[i, j] * math.factorial(j)) for j in range(n)) for i in range(n))
+
+
+def integrals(functions: Sequence[Array], nodes: tuple[float, ...]) -> tuple[Array, ...]:
+    """For every node the sum of its cardinal's derivatives times ``functions``: phi_1, phi_2, ... or a shifted row."""
+    return tuple(sum(d * f for d, f in zip(row, functions, strict=False)) for row in cardinals(nodes))
+
+
+@cache
+def quadrature(nodes: tuple[float, ...]) -> tuple[float, ...]:
+    """Weights of the values at the nodes in the mean of the polynomial through them."""
+    return tuple(sum(d / math.factorial(j + 1) for j, d in enumerate(row)) for row in cardinals(nodes))
+
+
+def weights(rate_per_h: Array, h: Array, nodes: tuple[float, ...] = PARABOLA) -> Weights:
+    """Weights for a relaxation with ``rate_per_h`` over a step of ``h`` hours, its drive known at ``nodes``."""
     z = rate_per_h * h
-    f1, f2, f3 = phi(z)
-    g1, g2, g3 = phi(z / 2)
-    return Weights(
-        middle=(
-            z / 2 * (g1 - 1.5 * g2 + g3),
-            z / 2 * (2 * g2 - 2 * g3),
-            z / 2 * (g3 - 0.5 * g2),
-        ),
-        end=(z * (f1 - 3 * f2 + 4 * f3), z * (4 * f2 - 8 * f3), z * (4 * f3 - f2)),
-    )
+    f = phi(z, len(nodes) + 1)
+    end, mean = integrals(f, nodes), integrals(f[1:], nodes)
+    return Weights(tuple(z * (1.5 * m - 0.25 * e) for m, e in zip(mean, end, strict=True)), tuple(z * e for e in end))
 
 
-def relax(w: Weights, y: Array, start: Array, middle: Array, end: Array) -> tuple[Array, Array]:
-    """y at the middle and at the end of the step for a drive known at its start, middle and end."""
-    away = (start - y, middle - y, end - y)
-    return (
-        y + (w.middle[0] * away[0] + w.middle[1] * away[1] + w.middle[2] * away[2]),
-        y + (w.end[0] * away[0] + w.end[1] * away[1] + w.end[2] * away[2]),
-    )
+def relax(w: Weights, y: Array, *drive: Array) -> tuple[Array, Array]:
+    """y at the middle and at the end of the step for a drive known at the nodes."""
+    away = [d - y for d in drive]
+    middle, end = (y + sum(a * b for a, b in zip(row, away, strict=True)) for row in w)
+    return middle, end
+
+
+def middle(values: Sequence[Array], nodes: tuple[float, ...]) -> Array:
+    """The middle, as in ``Weights``, of what is known at the nodes."""
+    mean = sum(w * x for w, x in zip(quadrature(nodes), values, strict=True))
+    return 1.5 * mean - 0.25 * (values[0] + values[-1])
