@@ -112,7 +112,7 @@ def roofline(steps: grid.Grid = grid.DEFAULT, days: int = DAYS[-1]) -> dict[str,
         h, ka = moving
         return fast.steps(c, h[None], ka[None], ka[None])
 
-    of_step = operations(step, c, (one, y, y.socs))
+    of_step = operations(step, c, (one, y, y.socs_excess))
     # the coefficients have no patients axis of their own: what moves are the two scalars of the step
     again = operations(coefficients, c, (hours[0], ka[0]))
     rows = pallas.split((k._replace(absorption=None, no_dose_absorption=None), arrival), 1)[1].shape[1]

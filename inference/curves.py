@@ -20,7 +20,7 @@ from pkpd import pharmacokinetics, signalling
 from pkpd.devices import AUTOMATIC
 from pkpd.engine import fast, grid
 from pkpd.engine.solver import stepper
-from pkpd.model import DYNAMIC, Form, steady_state
+from pkpd.model import DYNAMIC, Form, baseline, steady_state
 from pkpd.parameters import Library, Parameters, with_values
 
 BANDS = (0.025, 0.5, 0.975)
@@ -159,12 +159,13 @@ def _trace(p: Parameters, dose_mg: Array, form: Form, steps: grid.Grid) -> Trace
         def one(y: fast.Carry, i: Array) -> tuple[fast.Carry, tuple]:
             y = move.one(y, i, nmol, p.immune_log_activity)
             now = move.read(y)
-            return y, (now.concentration_nM, now.pathways, now.factors, now.cells.platelets_1e9_per_l)
+            return y, (now.concentration_nM, now.shares, now.factors, now.cells.platelets_1e9_per_l)
 
         y, seen = lax.scan(one, y, jnp.arange(len(move.hours)))
         return y, (*seen, move.read(y).auc_nM_h)
 
-    C, pathways, factors, P, auc = lax.scan(day, move.start, dose_mg)[1]
+    C, shares, factors, P, auc = lax.scan(day, move.start, dose_mg)[1]
+    pathways = signalling.of_shares(shares, baseline(p)[0].pathways)
     C, auc = (pharmacokinetics.ng_per_ml(x, p.molar_mass_g_per_mol) for x in (C, auc))
     return Traces(jnp.cumsum(move.hours, 0), C, pathways, factors, P, auc)
 

@@ -65,14 +65,14 @@ def activation(tau: Array, concentration_nM: Array, p: Parameters) -> tuple[Arra
     return tau * B + p.dimer_efficacy * Cn * (1 - tau), B
 
 
-def driven(activation: tuple[Array, Array], socs: Array, p: Parameters) -> Pathways:
-    """equilibrium(jak2_activity(A/B, socs)) with one division a pathway.
+def driven(activation: tuple[Array, Array], socs_excess: Array, x0: Pathways, p: Parameters) -> Pathways:
+    """shares(equilibrium(jak2_activity(A/B, 1 + socs_excess)), x0) with one division a pathway.
 
     (1 + kappa) j/(kappa + j) with j = A/(s B), s = 1 + phi (SOCS - 1), is (1 + kappa) A/(kappa s B + A).
     """
     A, B = activation
-    sB = (1 + p.socs_strength * (socs - 1)) * B
-    return Pathways(*((1 + k) * A / (k * sB + A) for k in kappas(p)))
+    sB = (1 + p.socs_strength * socs_excess) * B
+    return Pathways(*((1 + k) / (1 - b) * (A / (k * sB + A)) - b / (1 - b) for k, b in zip(kappas(p), x0, strict=True)))
 
 
 def equilibrium(jak2: Array, p: Parameters) -> Pathways:
@@ -106,13 +106,23 @@ def gains(p: Parameters) -> Factors:
 
 
 def stimulus(gain: Array, s: Array) -> Array:
-    """F(g, s) = 1 + g s for s >= 0 and exp(g s) below: smooth at 0 and never negative."""
-    return jnp.where(s >= 0, 1 + gain * s, jnp.exp(gain * jnp.minimum(s, 0)))
+    """F(g, s) = 1 + g s for s >= 0 and exp(g s) below: smooth at 0 and never negative. g >= 0."""
+    gs = gain * s
+    return jnp.where(gs >= 0, 1 + gs, jnp.exp(jnp.minimum(gs, 0)))
 
 
-def factors(x: Pathways, x0: Pathways, gain: Factors, p: Parameters) -> Factors:
-    """Factors from the share e = (x - x_0)/(1 - x_0) of the spare capacity that is switched on."""
-    e = Pathways(*((xi - bi) / (1 - bi) for xi, bi in zip(x, x0, strict=True)))
+def shares(x: Pathways, x0: Pathways) -> Pathways:
+    """e = (x - x_0)/(1 - x_0): share of its spare capacity that each pathway has switched on; 0 at rest."""
+    return Pathways(*((xi - b) / (1 - b) for xi, b in zip(x, x0, strict=True)))
+
+
+def of_shares(e: Pathways, x0: Pathways) -> Pathways:
+    """The pathways whose ``shares`` are e."""
+    return Pathways(*(b + (1 - b) * ei for ei, b in zip(e, x0, strict=True)))
+
+
+def factors(e: Pathways, gain: Factors, p: Parameters) -> Factors:
+    """Factors from the shares that are switched on."""
     w5 = p.stat5_weight
     return Factors(
         stimulus(gain.proliferation, w5 * e.stat5 + (1 - w5) * e.stat3),

@@ -47,14 +47,15 @@ class Steps(NamedTuple):
 class Carry(NamedTuple):
     """State as the engine carries it; ``auc_nM_h`` and ``cmax_nM`` accumulate over an interval.
 
-    drive: where the pathways are heading now, the last of one step and the first of the next.
+    shares: of their spare capacity that the pathways have switched on. drive: where these are heading now, the last of
+    one step and the first of the next. socs_excess: SOCS - 1. All three are 0 at rest.
     """
 
     drug: disposition.Drug
     concentration_nM: Array
-    pathways: signalling.Pathways
+    shares: signalling.Pathways
     drive: signalling.Pathways
-    socs: Array
+    socs_excess: Array
     cells: thrombopoiesis.Megakaryopoiesis
     factors: signalling.Factors
     auc_nM_h: Array
@@ -78,8 +79,8 @@ def one_step_coefficients(c: Course, h: Array, ka_per_h: Array, no_dose_ka_per_h
         disposition.coefficients(p, c.modes, h),
         disposition.absorption(p, c.modes, ka_per_h, h),
         disposition.absorption(p, c.modes, no_dose_ka_per_h, h),
-        tuple(relaxation.weights(k, h, NODES) for k in signalling.rates_per_h(p)),
-        relaxation.weights(p.socs_rate_per_h, h),
+        tuple(relaxation.weights(k, h, NODES, zero_at_rest=True) for k in signalling.rates_per_h(p)),
+        relaxation.weights(p.socs_rate_per_h, h, zero_at_rest=True),
         relaxation.weights(c.baseline.turnover.ktr_per_h, h),
     )
 
@@ -90,16 +91,17 @@ def carry(s: State, c: Course) -> Carry:
     u = s.central_nmol / p.central_volume_l
     C = free_concentration_nM(s, p)
     mode_1, mode_2 = disposition.to_modes(u, s.peripheral_nmol / p.peripheral_volume_l, c.modes)
-    x = signalling.Pathways(*s[4:8])
+    x0 = c.baseline.pathways
+    e = signalling.shares(signalling.Pathways(*s[4:8]), x0)
     tau = s.tpo_relative / (p.tpo_half_activation + s.tpo_relative)
     return Carry(
         disposition.Drug(s.depot_nmol, mode_1, mode_2, s.target_nM, u - C),
         C,
-        x,
-        signalling.driven(signalling.activation(tau, C, p), s.socs, p),
-        s.socs,
+        e,
+        signalling.driven(signalling.activation(tau, C, p), s.socs - 1, x0, p),
+        s.socs - 1,
         thrombopoiesis.Megakaryopoiesis(*s[9:16]),
-        signalling.factors(x, c.baseline.pathways, c.baseline.gain, p),
+        signalling.factors(e, c.baseline.gain, p),
         jnp.zeros_like(C),
         C,
     )
@@ -111,57 +113,56 @@ def state(y: Carry, c: Course) -> State:
     r1, r2 = c.modes.peripheral
     central = (d.mode_1 + d.mode_2) * p.central_volume_l
     peripheral = (r1 * d.mode_1 + r2 * d.mode_2) * p.peripheral_volume_l
-    return State(d.depot_nmol, central, peripheral, d.target_nM, *y.pathways, y.socs, *y.cells)
+    x = signalling.of_shares(y.shares, c.baseline.pathways)
+    return State(d.depot_nmol, central, peripheral, d.target_nM, *x, 1 + y.socs_excess, *y.cells)
 
 
 def _pathways(
     k: Steps, y: Carry, C: list[Array], tau: list[Array], c: Course, form: Form, true: Array | None
 ) -> tuple[signalling.Pathways, signalling.Pathways, signalling.Pathways, Array]:
-    """Pathways at the middle and at the end of the step, their drive and SOCS at its end.
+    """Shares at the middle and at the end of the step, their drive and the excess of SOCS at its end.
 
     C (nM), tau: free concentration and the share that TPO alone activates, at the nodes after the start.
     """
-    p, x, x5_0 = c.parameters, y.pathways, c.baseline.pathways.stat5
+    p, e, w0, x0 = c.parameters, y.shares, y.socs_excess, c.baseline.pathways
     hill = p._replace(dimer_hill=1) if form.hill_is_one else p
     if form.signalling == "quasi-steady":
-        later, socs = zip(
-            *(signalling.quasi_steady(signalling.active(t, Ci, hill), x5_0, p) for t, Ci in zip(tau, C, strict=True)),
-            strict=True,
-        )
-        x_middle = signalling.Pathways(*(relaxation.middle(v, NODES) for v in zip(x, *later, strict=True)))
-        return x_middle, later[-1], later[-1], socs[-1]
+        later = []
+        for t, Ci in zip(tau, C, strict=True):
+            x, socs = signalling.quasi_steady(signalling.active(t, Ci, hill), x0.stat5, p)
+            later.append(signalling.shares(x, x0))
+        e_middle = signalling.Pathways(*(relaxation.middle(v, NODES) for v in zip(e, *later, strict=True)))
+        return e_middle, later[-1], later[-1], socs - 1
     at_nodes = once([signalling.activation(t, Ci, hill) for t, Ci in zip(tau, C, strict=True)], true)
+    of_stat5 = (1 - x0.stat5) / x0.stat5  # pSTAT5/pSTAT5_0 - 1 for its share
 
-    def feedback(stat5_middle: Array, stat5_end: Array) -> tuple[Array, Array]:
-        return once(relaxation.relax(k.socs, y.socs, *(x5 / x5_0 for x5 in (x.stat5, stat5_middle, stat5_end))), true)
+    def feedback(middle: Array, end: Array) -> tuple[Array, Array]:
+        """Excess of SOCS from the shares of STAT5."""
+        return once(relaxation.relax(k.socs, w0, *(of_stat5 * x for x in (e.stat5, middle, end))), true)
 
-    def drives(socs_middle: Array, socs_end: Array) -> list[signalling.Pathways]:
-        """At the nodes after the start, SOCS taken as a parabola."""
-        early, late = socs_middle - y.socs, socs_end - socs_middle
-        between = (y.socs + n * ((3 - 2 * n) * early + (2 * n - 1) * late) for n in NODES[1:-1])
-        return [signalling.driven(a, S, p) for a, S in zip(at_nodes, (*between, socs_end), strict=True)]
+    def drives(middle: Array, end: Array) -> list[signalling.Pathways]:
+        """At the nodes after the start, the excess of SOCS taken as a parabola."""
+        early, late = middle - w0, end - middle
+        between = (w0 + n * ((3 - 2 * n) * early + (2 * n - 1) * late) for n in NODES[1:-1])
+        return [signalling.driven(a, w, x0, p) for a, w in zip(at_nodes, (*between, end), strict=True)]
 
     # SOCS is predicted with STAT5 on its way to the drive at the start, then with the STAT5 of that SOCS
     now = y.drive.stat5
-    socs = feedback(*relaxation.relax(k.pathways[1], x.stat5, *(now,) * len(NODES)))
-    socs = feedback(*relaxation.relax(k.pathways[1], x.stat5, now, *(d.stat5 for d in drives(*socs))))
+    socs = feedback(*relaxation.towards(k.pathways[1], e.stat5, now))
+    socs = feedback(*relaxation.relax(k.pathways[1], e.stat5, now, *(d.stat5 for d in drives(*socs))))
     drive = once(drives(*socs), true)
-    moved = [relaxation.relax(k.pathways[i], x[i], y.drive[i], *(d[i] for d in drive)) for i in range(4)]
-    x_middle, x_end = (signalling.Pathways(*v) for v in zip(*once(moved, true), strict=True))
-    return x_middle, x_end, drive[-1], feedback(x_middle.stat5, x_end.stat5)[1]
+    moved = [relaxation.relax(k.pathways[i], e[i], y.drive[i], *(d[i] for d in drive)) for i in range(4)]
+    e_middle, e_end = (signalling.Pathways(*v) for v in zip(*once(moved, true), strict=True))
+    return e_middle, e_end, drive[-1], feedback(e_middle.stat5, e_end.stat5)[1]
 
 
-def _tpo_ahead(P: Array, M: Array, y: Carry, h: Array, v: Array, loss: Array, c: Course) -> Array:
+def _tpo_ahead(y: Carry, P_end: Array, M: Array, h: Array, loss: Array, c: Course) -> Array:
     """TPO at the end of the step, its uptake taken linear in time towards what it will be there.
 
-    Platelets ahead are one linearly implicit Euler step, so that they stay bounded where they turn over within it.
+    Platelets ahead are one linearly implicit step, so that they stay bounded where they turn over within it.
     """
-    p, t, f, K = c.parameters, c.baseline.turnover, y.factors, c.parameters.immune_half_saturation_1e9_per_l
+    p, t, f = c.parameters, c.baseline.turnover, y.factors
     M0, *_, M4 = y.cells[:5]
-    there = K + P
-    dP = (f.maturation * t.ktr_per_h * M4 - p.senescence_per_h * P) * there - v * P
-    square = there * there
-    P_end = jnp.maximum(P + h * dP * there / (square + h * (p.senescence_per_h * square + v * K)), 0)
     dM = t.production * f.proliferation + t.ktr_per_h * ((f.survival - 1) * M0 - M4)
     return _tpo(y.cells.tpo_relative, (loss + thrombopoiesis.tpo_loss(P_end, jnp.maximum(M + h * dM, 0), p)) / 2, h, p)
 
@@ -191,14 +192,14 @@ def step(
     M = M0 + M1 + M2 + M3 + M4
     v = t.immune_capacity * jnp.exp(immune_log_activity)
     loss = thrombopoiesis.tpo_loss(P, M, p)
-    T_ahead = _tpo_ahead(P, M, y, k.hours, v, loss, c)
+    K = p.immune_half_saturation_1e9_per_l
+    saturable = platelets.loss(P, k.hours, p.senescence_per_h, v, K)
+    T_ahead = _tpo_ahead(y, P + saturable.guess(y.factors.maturation * t.ktr_per_h * M4), M, k.hours, loss, c)
     tau_start, tau_end = once([Ti / (p.tpo_half_activation + Ti) for Ti in (T, T_ahead)], true)
     tau = [tau_start + node * (tau_end - tau_start) for node in NODES[1:-1]] + [tau_end]
 
-    x_middle, x_end, drive, socs = _pathways(k, y, C, tau, c, form, true)
-    f_middle, f_end = once(
-        tuple(signalling.factors(x, c.baseline.pathways, c.baseline.gain, p) for x in (x_middle, x_end)), true
-    )
+    e_middle, e_end, drive, socs = _pathways(k, y, C, tau, c, form, true)
+    f_middle, f_end = once(tuple(signalling.factors(e, c.baseline.gain, p) for e in (e_middle, e_end)), true)
     f = (y.factors, f_middle, f_end)
 
     ktr, r0 = t.ktr_per_h, t.production
@@ -209,8 +210,7 @@ def step(
     m4 = relaxation.relax(k.transit, M4, M3, *m3)
     m0, m1, m2, m3, m4 = once((m0, m1, m2, m3, m4), true)
     made = tuple(ktr * fi.maturation * m for fi, m in zip(f, (M4, *m4), strict=True))
-    K = p.immune_half_saturation_1e9_per_l
-    P_middle, P_end = once(platelets.step(P, made, k.hours, p.senescence_per_h, v, K), true)
+    P_middle, P_end = once(platelets.step(saturable, made), true)
 
     loss_middle, loss_end = (
         thrombopoiesis.tpo_loss(Pi, m0[i] + m1[i] + m2[i] + m3[i] + m4[i], p) for i, Pi in ((0, P_middle), (1, P_end))
@@ -220,7 +220,7 @@ def step(
     return Carry(
         drug,
         C[-1],
-        x_end,
+        e_end,
         drive,
         socs,
         thrombopoiesis.Megakaryopoiesis(m0[1], m1[1], m2[1], m3[1], m4[1], P_end, T_end),

@@ -19,14 +19,16 @@ PARABOLA = (0.0, 0.5, 1.0)  # nodes as shares of a step
 
 
 class Weights(NamedTuple):
-    """Weights of (drive - y) at the nodes in the change of y up to the middle and the end of the step.
+    """Weights of the drive at the nodes in y at the middle and at the end of the step.
 
-    In this form a state at rest stays there to the last bit, however short the step. The middle is the one that gives
-    y its exact mean over the step by Simpson's rule with start and end, so that what y drives in turn gets all of it.
+    The middle is the one that gives y its exact mean over the step by Simpson's rule with start and end, so that what y
+    drives in turn gets all of it. left: share of y itself, for a y that is 0 at rest. None: drives count from y, which
+    costs more but leaves any state at rest where it is to the last bit, however short the step.
     """
 
     middle: tuple[Array, ...]
     end: tuple[Array, ...]
+    left: tuple[Array, Array] | None = None
 
 
 def phi(z: Array, n: int = 3) -> tuple[Array, ...]:
@@ -65,18 +67,28 @@ def quadrature(nodes: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sum(d / math.factorial(j + 1) for j, d in enumerate(row)) for row in cardinals(nodes))
 
 
-def weights(rate_per_h: Array, h: Array, nodes: tuple[float, ...] = PARABOLA) -> Weights:
+def weights(rate_per_h: Array, h: Array, nodes: tuple[float, ...] = PARABOLA, zero_at_rest: bool = False) -> Weights:
     """Weights for a relaxation with ``rate_per_h`` over a step of ``h`` hours, its drive known at ``nodes``."""
     z = rate_per_h * h
     f = phi(z, len(nodes) + 1)
     end, mean = integrals(f, nodes), integrals(f[1:], nodes)
-    return Weights(tuple(z * (1.5 * m - 0.25 * e) for m, e in zip(mean, end, strict=True)), tuple(z * e for e in end))
+    middle = tuple(z * (1.5 * m - 0.25 * e) for m, e in zip(mean, end, strict=True))
+    left = jnp.exp(-z)
+    return Weights(middle, tuple(z * e for e in end), (1.5 * f[0] - 0.25 * (1 + left), left) if zero_at_rest else None)
 
 
 def relax(w: Weights, y: Array, *drive: Array) -> tuple[Array, Array]:
     """y at the middle and at the end of the step for a drive known at the nodes."""
-    away = [d - y for d in drive]
-    middle, end = (y + sum(a * b for a, b in zip(row, away, strict=True)) for row in w)
+    start, from_there = ((y, y), [d - y for d in drive]) if w.left is None else ([x * y for x in w.left], drive)
+    middle, end = (
+        y + sum(a * b for a, b in zip(row, from_there, strict=True)) for y, row in zip(start, w[:2], strict=True)
+    )
+    return middle, end
+
+
+def towards(w: Weights, y: Array, drive: Array) -> tuple[Array, Array]:
+    """The same for a constant drive and weights with ``left``."""
+    middle, end = (drive + left * (y - drive) for left in w.left or ())
     return middle, end
 
 
