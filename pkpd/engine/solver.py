@@ -70,7 +70,7 @@ def _fast_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -
 
 def _kernel_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Stepper:
     """Every step is a day of one step to the vector code."""
-    from pkpd.engine.vector import kernel
+    from pkpd.engine.vector import groups, kernel
 
     filled, n = _filling(at_rest)
     to_read = grid.day(p, steps)[0]
@@ -79,15 +79,19 @@ def _kernel_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State)
     hours, ka, ka_none, arrival = grid.day(p, steps)
     start = fast.carry(filled(at_rest), c)
     k = kernel.prepare(c, hours, ka, ka_none, len(start.concentration_nM))
+    packed = groups.pack(c, len(start.concentration_nM), kernel.lanes(start.concentration_nM.dtype))
     no_day, one_day = jnp.int32(0), jnp.int32(1)
 
-    def one(y: fast.Carry, i: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
+    def one(y: groups.Packed, i: Array, dose_nmol: Array, omega: Array) -> groups.Packed:
         own, shared = (lax.dynamic_slice_in_dim(x, i, 1, axis) for x, axis in ((k.by_group, 1), (k.shared, 0)))
         step = k._replace(by_group=own, shared=shared)
         dose_nmol, omega = filled((dose_nmol, omega))
-        return kernel.advance(y, c, step, arrival[i][None], no_day, one_day, dose_nmol, omega[None], form)
+        return kernel.advance(y, packed, step, arrival[i][None], no_day, one_day, dose_nmol, omega[None], form)
 
-    return Stepper(start, to_read, one, lambda y: jax.tree.map(lambda leaf: leaf[:n], y))
+    def read(y: groups.Packed) -> fast.Carry:
+        return jax.tree.map(lambda leaf: leaf[:n], groups.unpack(y))
+
+    return Stepper(kernel.start(start), to_read, one, read)
 
 
 def solver(engine: str, p: Parameters, form: Form, steps: grid.Grid) -> Solver:
@@ -121,7 +125,7 @@ def _kernel(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solv
         from pkpd.engine import pallas
 
         return pallas.solver(p, form, steps, at_rest)
-    from pkpd.engine.vector import kernel
+    from pkpd.engine.vector import groups, kernel
 
     filled, n = _filling(at_rest)
     p = filled(p)
@@ -130,15 +134,16 @@ def _kernel(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solv
     start = fast.carry(filled(at_rest), c)
     k = kernel.prepare(c, hours, ka, ka_none, len(start.concentration_nM))
 
-    def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
-        y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
+    packed = groups.pack(c, len(start.concentration_nM), kernel.lanes(start.concentration_nM.dtype))
+
+    def advance(y: groups.Packed, first: Array, day: Array, dose_nmol: Array, omega: Array) -> groups.Packed:
         dose_nmol, omega = filled((dose_nmol, omega))
-        return kernel.advance(y, c, k, arrival, first, day, dose_nmol, omega, form)
+        return kernel.advance(kernel.new_interval(y), packed, k, arrival, first, day, dose_nmol, omega, form)
 
-    def read(y: fast.Carry) -> Reading:
-        return Reading(*(leaf[:n] for leaf in _fast_reading(y)))
+    def read(y: groups.Packed) -> Reading:
+        return Reading(*(leaf[:n] for leaf in _fast_reading(groups.unpack(y))))
 
-    return Solver(start, advance, read)
+    return Solver(kernel.start(start), advance, read)
 
 
 def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:

@@ -14,7 +14,7 @@ from llvmlite import ir
 from pkpd import devices
 from pkpd.engine import fast, grid, interval
 from pkpd.engine.solver import solver, stepper
-from pkpd.engine.vector import custom_call, kernel, loops
+from pkpd.engine.vector import custom_call, groups, kernel, loops
 from pkpd.engine.vector.elementary import Vectors
 from pkpd.engine.vector.loops import INDEX, Memory
 from pkpd.engine.vector.lowering import NotLowered, emit, trace
@@ -120,7 +120,8 @@ def moved(patients, form, engine, days=(0, 5)):
     y = fast.carry(State(*(jnp.broadcast_to(leaf, (n,)) for leaf in steady_state(p)[0])), c)
     if engine == "kernel":
         k = kernel.prepare(c, hours, ka, ka_none, n)
-        return kernel.advance(y, c, k, arrival, *days, dose, omega, form)
+        packed = groups.pack(c, n, kernel.lanes(omega.dtype))
+        return groups.unpack(kernel.advance(kernel.start(y), packed, k, arrival, *days, dose, omega, form))
     k = fast.steps(c, hours, ka, ka_none)
     return jax.lax.fori_loop(*days, lambda d, y: interval.run(y, c, k, arrival, dose, omega[d // 7], form), y)
 

@@ -9,6 +9,7 @@ on the stack. What is one number in the population stays one number. Both are wr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from llvmlite import ir
 from pkpd.engine import fast, interval
 from pkpd.engine.vector import custom_call, loops
 from pkpd.engine.vector.elementary import Vectors
+from pkpd.engine.vector.groups import Packed, is_by_patient, pack
 from pkpd.engine.vector.loops import INDEX, Memory
 from pkpd.engine.vector.lowering import emit, trace
 from pkpd.model import Form
@@ -48,7 +50,7 @@ def prepare(c: fast.Course, hours: Array, ka: Array, ka_none: Array, n: int) -> 
     """Coefficients of the steps ``hours`` [steps] or [steps, patients] for the n patients of the course."""
     dtype, L, S = hours.dtype.name, lanes(hours.dtype), hours.shape[0]
     inputs, by_step = jax.tree.leaves((c, hours, ka, ka_none)), 3
-    own = [_is_by_patient(leaf, n) for leaf in inputs]
+    own = [is_by_patient(leaf, n) for leaf in inputs]
     closed, structure = trace(fast.one_step_coefficients, c, hours, ka, ka_none)
     differs = _depend(closed, own)
     K, K_shared = sum(differs), len(differs) - sum(differs)
@@ -89,9 +91,22 @@ def prepare(c: fast.Course, hours: Array, ka: Array, ka_none: Array, n: int) -> 
     return Coefficients(by_group, shared[0, :, :, 0], differs, structure)
 
 
+def start(y: fast.Carry) -> Packed:
+    """The state as ``advance`` moves it; every leaf of ``y`` is [patients], a multiple of the lanes."""
+    n = y.concentration_nM.shape[0]
+    return pack(y, n, lanes(y.concentration_nM.dtype))
+
+
+def new_interval(y: Packed) -> Packed:
+    """AUC from 0 and the peak from what is there now."""
+    at = jax.tree.unflatten(y.structure, range(y.structure.num_leaves))
+    own = y.own.at[:, at.auc_nM_h].set(0).at[:, at.cmax_nM].set(y.own[:, at.concentration_nM])
+    return replace(y, own=own)
+
+
 def advance(
-    y: fast.Carry,
-    c: fast.Course,
+    y: Packed,
+    c: Packed,
     k: Coefficients,
     arrival: Array,
     first: Array,
@@ -99,39 +114,44 @@ def advance(
     dose_nmol: Array,
     omega: Array,
     form: Form,
-) -> fast.Carry:
+) -> Packed:
     """Moves through the days from ``first`` to ``day``; as ``interval.run`` on each of them.
 
-    Every leaf of ``y`` is [patients], a multiple of the lanes; omega [weeks, patients].
+    y: of a ``fast.Carry``; c: of the ``fast.Course``; dose_nmol [patients]; omega [weeks, patients].
     """
     n, dtype = dose_nmol.shape[0], dose_nmol.dtype.name
     L, (S, n_shared), K = lanes(dtype), k.shared.shape, sum(k.differs)
-    a_step = jax.tree.unflatten(k.structure, [jax.ShapeDtypeStruct((), dtype)] * len(k.differs))
+
+    def numbers(structure: Any) -> Any:
+        return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct((), dtype)] * structure.num_leaves)
 
     def one(y: fast.Carry, c: fast.Course, k: fast.Steps, arrives: Array, dose: Array, omega: Array) -> fast.Carry:
         return interval.one_step(y, c, k, arrives, dose, omega, form, plain=True)
 
-    states, course = jax.tree.leaves(y), jax.tree.leaves(c)
-    closed, used = _needed(trace(one, y, c, a_step, arrival, dose_nmol, omega)[0], [True] * len(states))
-    of_course = slice(len(states), len(states) + len(course))
-    parameters = [jnp.asarray(leaf, dtype) for leaf, is_used in zip(course, used[of_course], strict=True) if is_used]
-    own = [_is_by_patient(p, n) for p in parameters]
+    n_state, n_course = y.structure.num_leaves, c.structure.num_leaves
+    traced = trace(one, *map(numbers, (y.structure, c.structure, k.structure)), arrival, dose_nmol, omega)[0]
+    closed, used = _needed(traced, [True] * n_state)
+    read = [i for i in range(n_course) if used[n_state + i]]
     days = [jnp.asarray(x, jnp.int32) for x in (first, day)]
-    arrays = [*states, *parameters, k.by_group, k.shared, arrival, dose_nmol, omega, *days]
+    arrays = [y.own, c.own, c.shared, k.by_group, k.shared, arrival, dose_nmol, omega, *days]
+    n_own = sum(c.differs)
 
     def body(m: Memory, arguments: list, results: list) -> None:
         b = m.v.b
-        state_at, rest = arguments[: len(states)], arguments[len(states) :]
-        parameter_at, rest = rest[: len(parameters)], rest[len(parameters) :]
-        by_group, shared, arrivals, dose, immune, first_at, day_at = rest
+        states, course, of_all, by_group, shared, arrivals, dose, immune, first_at, day_at = arguments
         from_day, to_day = (b.sext(b.load(p, typ=ir.IntType(32)), INDEX) for p in (first_at, day_at))
-        fixed = [None if is_own else m.shared(p, INDEX(0)) for p, is_own in zip(parameter_at, own, strict=True)]
+        fixed = {i: m.shared(of_all, INDEX(c.place(i))) for i in read if not c.differs[i]}
 
         groups = loops.begin(b, INDEX(0), INDEX(n // L))
         at = b.mul(groups.index, INDEX(L))
-        values = [value or m.group(p, at) for value, p in zip(fixed, parameter_at, strict=True)]
+
+        def place(i: int, leaves: int) -> ir.Value:
+            """Element of leaf i of this group."""
+            return b.add(b.mul(groups.index, INDEX(leaves * L)), INDEX(i * L))
+
+        everything: list = [fixed.get(i) or m.group(course, place(c.place(i), n_own)) for i in read]
         given = m.group(dose, at)
-        each_day = loops.begin(b, from_day, to_day, [m.group(p, at) for p in state_at])
+        each_day = loops.begin(b, from_day, to_day, [m.group(states, place(i, n_state)) for i in range(n_state)])
         week = b.sdiv(each_day.index, INDEX(DAYS_A_WEEK))
         activity = m.group(immune, b.add(b.mul(week, INDEX(n)), at))
 
@@ -145,18 +165,20 @@ def advance(
                 coefficients.append(m.group(by_group, b.add(own_at, INDEX(before * L))))
             else:
                 coefficients.append(m.shared(shared, b.add(shared_at, INDEX(i - before))))
-        everything = [*steps.carried, *_spread(values, used[of_course]), *coefficients]
-        everything += [m.shared(arrivals, steps.index), given, activity]
-        loops.end(b, steps, emit(m.v, closed, [x for x, is_used in zip(everything, used, strict=True) if is_used]))
+        later = [*coefficients, m.shared(arrivals, steps.index), given, activity]
+        of_states, of_later = used[:n_state], used[n_state + n_course :]
+        arguments = [x for x, is_used in zip(steps.carried, of_states, strict=True) if is_used]
+        arguments += everything + [x for x, is_used in zip(later, of_later, strict=True) if is_used]
+        loops.end(b, steps, emit(m.v, closed, arguments))
 
         loops.end(b, each_day, steps.carried)
-        for value, place in zip(each_day.carried, results, strict=True):
-            m.put(value, place, at)
+        for i, value in enumerate(each_day.carried):
+            m.put(value, results[0], place(i, n_state))
         loops.end(b, groups)
 
-    target = _write("advance", dtype, len(arrays), len(states), body)
-    shapes = [jax.ShapeDtypeStruct((n,), dtype)] * len(states)
-    return jax.tree.unflatten(jax.tree.structure(y), custom_call.call(target, shapes, *arrays))
+    target = _write("advance", dtype, len(arrays), 1, body)
+    shape = jax.ShapeDtypeStruct(y.own.shape, dtype)
+    return replace(y, own=custom_call.call(target, [shape], *arrays)[0])
 
 
 def _write(name: str, dtype: str, n_arguments: int, n_results: int, body: Callable[[Memory, list, list], None]) -> str:
@@ -187,13 +209,3 @@ def _depend(closed: ClosedJaxpr, own: Sequence[bool]) -> tuple[bool, ...]:
         if reads(equation.invars):
             reached.update(equation.outvars)
     return tuple(reads([atom]) for atom in closed.jaxpr.outvars)
-
-
-def _is_by_patient(leaf: Any, n: int) -> bool:
-    return np.ndim(leaf) > 0 and np.shape(leaf)[-1] == n and n > 1
-
-
-def _spread(values: Sequence[Any], at: Sequence[bool]) -> list:
-    """The values at the places marked in ``at``, None elsewhere."""
-    left = iter(values)
-    return [next(left) if is_here else None for is_here in at]
