@@ -72,7 +72,7 @@ def driven(activation: tuple[Array, Array], socs_excess: Array, x0: Pathways, p:
     """
     A, B = activation
     sB = (1 + p.socs_strength * socs_excess) * B
-    return Pathways(*((1 + k) / (1 - b) * (A / (k * sB + A)) - b / (1 - b) for k, b in zip(kappas(p), x0, strict=True)))
+    return Pathways(*((1 + k) / (1 - b) * A / (k * sB + A) - b / (1 - b) for k, b in zip(kappas(p), x0, strict=True)))
 
 
 def equilibrium(jak2: Array, p: Parameters) -> Pathways:

@@ -24,20 +24,16 @@ class NotLowered(Exception):
 
 
 def _larger(v: Vectors, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Maximum; where one operand is a constant the other's NaN comes through at no cost."""
+    """Maximum as one instruction: of a number and a NaN a constant's other operand comes through, else the first."""
     if isinstance(x, ir.Constant):
         return v.b.select(v.below(y, x), x, y)
-    if isinstance(y, ir.Constant):
-        return v.b.select(v.below(x, y), y, x)
-    return v.intrinsic("maximum", x, y)
+    return v.b.select(v.below(x, y), y, x)
 
 
 def _smaller(v: Vectors, x: ir.Value, y: ir.Value) -> ir.Value:
     if isinstance(x, ir.Constant):
         return v.b.select(v.below(x, y), x, y)
-    if isinstance(y, ir.Constant):
-        return v.b.select(v.below(y, x), y, x)
-    return v.intrinsic("minimum", x, y)
+    return v.b.select(v.below(y, x), y, x)
 
 
 def _power(v: Vectors, x: ir.Value, n: int) -> ir.Value:
