@@ -24,7 +24,7 @@ from pkpd.engine.fusion import once
 from pkpd.parameters import Parameters
 
 # Shares of a step at which bound drug and concentration are found, chosen together with the default grid of steps.
-NODES = (0.0, 0.2, 0.6, 1.0)
+NODES = (0.0, 0.2, 0.62, 1.0)
 
 
 class Modes(NamedTuple):
