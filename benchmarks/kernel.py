@@ -173,26 +173,6 @@ def scan(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> engines
     return engines.solver("xla", p, form, steps)
 
 
-def scan_without_barriers(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> engines.Solver:
-    """The XLA path without what keeps XLA from repeating work, which may only pay on a CPU."""
-    c = fast.course(p)
-    *coefficients, arrival = grid.day(p, steps)
-    k = fast.steps(c, *coefficients)
-
-    def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
-        def one_step(now: tuple, xs: tuple) -> tuple[tuple, None]:
-            (y, w), (step, arrives) = now, xs
-            y = y._replace(drug=y.drug._replace(depot_nmol=y.drug.depot_nmol + arrives * dose_nmol))
-            return (fast.step(step, y, c, dose_nmol > 0, w, form, plain=True), w), None
-
-        def one_day(d: Array, y: fast.Carry) -> fast.Carry:
-            return lax.scan(one_step, (y, omega[d // engines.DAYS_A_WEEK]), (k, arrival))[0][0]
-
-        return lax.fori_loop(first, day, one_day, y)
-
-    return engines.solver("xla", p, form, steps)._replace(advance=advance)
-
-
 def measured(system: str, make: Callable, n: int, days: tuple[int, ...], timed: bool) -> tuple[dict, np.ndarray]:
     """A record without errors, and the counts at the visits."""
     device, args = jax.devices()[0], patients(n, days, jnp.float32)
@@ -246,9 +226,7 @@ def main() -> None:
     args = parser.parse_args()
     roofline()
     if jax.default_backend() == "gpu":
-        systems = {"xla": scan, "xla without barriers": scan_without_barriers} | {
-            f"pallas, blocks of {b}": partial(pallas.solver, block=b) for b in args.blocks
-        }
+        systems = {"xla": scan} | {f"pallas, blocks of {b}": partial(pallas.solver, block=b) for b in args.blocks}
         records = [r for n in args.patients for r in compared(systems, n, DAYS, timed=True)]
     else:
         print(f"no GPU: the kernel interpreted, {SMALL} patients over {FEW_DAYS[-1]} days, for its agreement only")

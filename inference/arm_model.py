@@ -83,7 +83,7 @@ def variance_roots(covariance: NDArray[np.float64], rank: int = VARIANCE_RANK) -
 
 def variances(roots: VarianceRoots, x: Array) -> Array:
     """Variances [J] of the predicted logits at terms x [p]."""
-    along = (roots.rows @ x.astype(jnp.float32)).reshape(roots.rest.shape[0], -1)
+    along = jnp.matmul(roots.rows, x.astype(jnp.float32), precision="highest").reshape(roots.rest.shape[0], -1)
     return (along**2).sum(axis=1).astype(x.dtype) + roots.rest @ x**2
 
 

@@ -61,9 +61,8 @@ def indicators(d: Demography, u: Array) -> CovariateRatios:
 def individuals(population: Population, z: Array, weight_kg: Array, P0: Array, has: CovariateRatios) -> Patients:
     """Patients with given standard normals z [13, patients], weights, baselines and covariates."""
     d, p = population.demography, population.typical
-    eta = Variability(
-        *(sd * e for sd, e in zip(population.iiv_log_sd, population.correlation_cholesky @ z, strict=True))
-    )
+    z = jnp.matmul(population.correlation_cholesky, z, precision="highest")  # a GPU's default keeps 10 bits
+    eta = Variability(*(sd * e for sd, e in zip(population.iiv_log_sd, z, strict=True)))
     size = weight_kg / d.reference_weight_kg
     flow, volume = size**d.allometric_flow_exponent, size**d.allometric_volume_exponent
     clearance_ratio = jnp.ones_like(weight_kg)

@@ -95,7 +95,7 @@ def rates(s: State, p: Parameters, b: Baseline, ka_per_h: Array, immune_log_acti
     C = free_concentration_nM(s, p)
     j = signalling.jak2_activity(signalling.active_fraction(m.tpo_relative, C, p), socs, p)
     dx, dsocs = signalling.rates(x, socs, j, b.pathways.stat5, p)
-    f = signalling.factors(signalling.shares(x, b.pathways), b.gain, p)
+    f = signalling.factors(x, b.pathways, b.gain, p)
     dm = thrombopoiesis.rates(m, f, b.turnover, immune_log_activity, p)
     return State(*pharmacokinetics.rates(d, ka_per_h, p), *dx, dsocs, *dm)
 

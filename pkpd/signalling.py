@@ -121,7 +121,12 @@ def of_shares(e: Pathways, x0: Pathways) -> Pathways:
     return Pathways(*(b + (1 - b) * ei for ei, b in zip(e, x0, strict=True)))
 
 
-def factors(e: Pathways, gain: Factors, p: Parameters) -> Factors:
+def factors(x: Pathways, x0: Pathways, gain: Factors, p: Parameters) -> Factors:
+    """Factors of pathways x, those at rest being x0."""
+    return factors_of_shares(shares(x, x0), gain, p)
+
+
+def factors_of_shares(e: Pathways, gain: Factors, p: Parameters) -> Factors:
     """Factors from the shares that are switched on."""
     w5 = p.stat5_weight
     return Factors(

@@ -101,7 +101,7 @@ def carry(s: State, c: Course) -> Carry:
         signalling.driven(signalling.activation(tau, C, p), s.socs - 1, x0, p),
         s.socs - 1,
         thrombopoiesis.Megakaryopoiesis(*s[9:16]),
-        signalling.factors(e, c.baseline.gain, p),
+        signalling.factors_of_shares(e, c.baseline.gain, p),
         jnp.zeros_like(C),
         C,
     )
@@ -199,7 +199,7 @@ def step(
     tau = [tau_start + node * (tau_end - tau_start) for node in NODES[1:-1]] + [tau_end]
 
     e_middle, e_end, drive, socs = _pathways(k, y, C, tau, c, form, true)
-    f_middle, f_end = once(tuple(signalling.factors(e, c.baseline.gain, p) for e in (e_middle, e_end)), true)
+    f_middle, f_end = once(tuple(signalling.factors_of_shares(e, c.baseline.gain, p) for e in (e_middle, e_end)), true)
     f = (y.factors, f_middle, f_end)
 
     ktr, r0 = t.ktr_per_h, t.production

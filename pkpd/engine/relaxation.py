@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-SERIES_TERMS = 18  # at z <= 1 the next term is 1/21!, below float64 resolution
+SERIES_BELOW = 2.0  # above, the recursion upward keeps more digits
+SERIES_TERMS = 22  # at z <= 2 the next term is 2^22/25! at most, below float64 resolution
 PARABOLA = (0.0, 0.5, 1.0)  # nodes as shares of a step
 
 
@@ -33,8 +34,8 @@ class Weights(NamedTuple):
 
 def phi(z: Array, n: int = 3) -> tuple[Array, ...]:
     """phi_1 to phi_n at -z for z >= 0: phi_j = integral over (0, 1) of exp(-z (1 - s)) s^(j-1)/(j-1)! ds."""
-    below = z <= 1
-    small = jnp.where(below, z, 1)  # minimum and maximum would halve the derivative where z is 1
+    below = z <= SERIES_BELOW
+    small = jnp.where(below, z, 1)  # minimum and maximum would halve the derivative where they meet
     series = jnp.zeros_like(small)
     for k in reversed(range(SERIES_TERMS)):
         series = 1 / math.factorial(k + n) - small * series

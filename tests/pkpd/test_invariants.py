@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import factorial
 
 import drawn
 import jax
@@ -145,38 +146,59 @@ def test_the_baseline_count_is_kept_whatever_the_production(P0, r0, Kim):
 @given(positive(1e-9, 1e4) | st.just(0.0))
 def test_phi_functions(z):
     split = [max(0.0, 1 - 50 / z)] if z > 100 else None
-    for j, found in enumerate(relaxation.phi(jnp.asarray(z)), start=1):
+    for j, found in enumerate(relaxation.phi(jnp.asarray(z), 5), start=1):
 
         def kernel(s, j=j):
-            return np.exp(-z * (1 - s)) * s ** (j - 1) / max(1, j - 1)
+            return np.exp(-z * (1 - s)) * s ** (j - 1) / factorial(j - 1)
 
         exact, _ = quad(kernel, 0, 1, epsabs=1e-14, limit=200, points=split)
         assert float(found) == pytest.approx(exact, rel=1e-9)
-    for a, b in zip(relaxation.phi(jnp.float32(z)), relaxation.phi(jnp.asarray(z)), strict=True):
+    for a, b in zip(relaxation.phi(jnp.float32(z), 5), relaxation.phi(jnp.asarray(z), 5), strict=True):
         assert float(a) == pytest.approx(float(b), rel=5e-6)
 
 
 @example
-@given(positive(1e-3, 100), positive(1e-3, 24), st.floats(-2, 2), st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 3))
-def test_relaxation_is_exact_for_a_parabolic_drive(k, h, a, b, c, y0):
-    w = relaxation.weights(jnp.asarray(k), jnp.asarray(h))
-    for row, t in zip(w, (h / 2, h), strict=True):
-        assert float(sum(row)) == pytest.approx(-np.expm1(-k * t), abs=1e-12)
+@given(
+    positive(1e-3, 100), positive(1e-3, 24), st.lists(st.floats(-2, 2), min_size=4, max_size=4), st.floats(0, 3),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_relaxation_is_exact_for_a_polynomial_drive(k, h, powers, y0, cubic, zero_at_rest):
+    """At the end; and the middle gives the exact mean by Simpson's rule."""
+    nodes = disposition.NODES if cubic else relaxation.PARABOLA
+    a = np.array(powers) * (1, 1, 1, cubic)
+    z = k * h
+    q = a.copy()  # the polynomial that satisfies y' = k (drive - y)
+    for i in (2, 1, 0):
+        q[i] -= (i + 1) * q[i + 1] / z
+    end = q.sum() + (y0 - q[0]) * np.exp(-z)
+    mean = (q / (1, 2, 3, 4)).sum() - (y0 - q[0]) * np.expm1(-z) / z
+    w = relaxation.weights(jnp.asarray(k), jnp.asarray(h), nodes, zero_at_rest)
+    found = relaxation.relax(w, y0, *(np.polyval(a[::-1], node) for node in nodes))
+    scale = (1 + 1 / z) ** 4  # what the exact solution loses where the polynomial's terms cancel
+    assert float(found[1]) == pytest.approx(end, abs=1e-11 * scale)
+    assert float(y0 + 4 * found[0] + found[1]) / 6 == pytest.approx(mean, abs=1e-11 * scale)
 
-    def drive(t):
-        return a + b * (t / h) + c * (t / h) ** 2
 
-    def solution(t):
-        """y of y' = k (drive - y): a parabola that satisfies it, and what decays."""
-        u, z = t / h, k * h
-        q2, q1 = c, b - 2 * c / z
-        q0 = a - q1 / z
-        return q0 + q1 * u + q2 * u * u + (y0 - q0) * np.exp(-k * t)
+@example
+@given(positive(1e-3, 100), positive(1e-3, 24), st.floats(-2, 2), st.floats(-2, 2))
+def test_relaxation_towards_a_constant_is_that_of_a_constant_drive(k, h, y0, drive):
+    w = relaxation.weights(jnp.asarray(k), jnp.asarray(h), disposition.NODES, zero_at_rest=True)
+    for one, other in zip(relaxation.towards(w, y0, drive), relaxation.relax(w, y0, *[drive] * 4), strict=True):
+        assert float(one) == pytest.approx(float(other), abs=1e-12)
 
-    found = relaxation.relax(w, y0, drive(0.0), drive(h / 2), drive(h))
-    scale = 1 + (1 + 1 / (k * h)) ** 2
-    for y, t in zip(found, (h / 2, h), strict=True):
-        assert float(y) == pytest.approx(solution(t), abs=1e-11 * scale)
+
+@example
+@given(positive(1e-3, 100), positive(1e-3, 24), positive(1e-3, 3))
+def test_rest_is_kept_to_the_last_bit(k, h, y):
+    w = relaxation.weights(jnp.float32(k), jnp.float32(h))
+    y = jnp.float32(y)
+    assert all(float(found) == float(y) for found in relaxation.relax(w, y, y, y, y))
+
+
+def test_the_middle_of_known_values_has_their_mean():
+    values = np.polyval([2.0, -1.0, 0.5, 3.0], disposition.NODES)
+    middle = relaxation.middle(values, disposition.NODES)
+    assert (values[0] + 4 * middle + values[-1]) / 6 == pytest.approx(2 / 4 - 1 / 3 + 0.5 / 2 + 3)
 
 
 @example
