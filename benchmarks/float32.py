@@ -27,6 +27,7 @@ from pkpd import endpoints, titration
 from pkpd.devices import AUTOMATIC
 from pkpd.engine import fast, grid
 from pkpd.engine.solver import DAYS_A_WEEK, solver
+from pkpd.engine.vector import groups
 from pkpd.model import DYNAMIC, State
 from pkpd.parameters import load_library
 
@@ -54,6 +55,11 @@ class Course(NamedTuple):
     dose_mg: Any
 
 
+def carried(y: Any) -> fast.Carry:
+    """The engine's state of a solver's, which the kernel lays out in its own way."""
+    return groups.unpack(y) if isinstance(y, groups.Packed) else y
+
+
 @partial(jax.jit, static_argnames="engine")
 def course(patients: Any, uniform: Any, doses: Any, engine: str = AUTOMATIC) -> Course:
     """Courses in the precision of the patients, on ``doses`` [weeks, patients] mg where given, else titrated.
@@ -78,7 +84,7 @@ def course(patients: Any, uniform: Any, doses: Any, engine: str = AUTOMATIC) -> 
             count, *(noise[i].astype(dtype) for i in (3, 4)), endpoints.RESCUE_INTERVAL_D
         )
         rescued = rescued | (u < chance)
-        values = fast.state(y, c)._asdict() | now._asdict()
+        values = fast.state(carried(y), c)._asdict() | now._asdict()
         return (y, titration.decide(rule, dosing, count, DAYS_A_WEEK * (w + 1)), rescued), (
             values, count, rescued, dose,
         )  # fmt: skip

@@ -154,7 +154,7 @@ def _trace(p: Parameters, dose_mg: Array, form: Form, steps: grid.Grid) -> Trace
 
     def day(y: fast.Carry, dose: Array) -> tuple[fast.Carry, tuple]:
         nmol = pharmacokinetics.arriving_nmol(dose, p)
-        y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h))
+        y = move.new_interval(y)
 
         def one(y: fast.Carry, i: Array) -> tuple[fast.Carry, tuple]:
             y = move.one(y, i, nmol, p.immune_log_activity)

@@ -107,6 +107,11 @@ def carry(s: State, c: Course) -> Carry:
     )
 
 
+def new_interval(y: Carry) -> Carry:
+    """AUC from 0 and the peak from what is there now."""
+    return y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
+
+
 def state(y: Carry, c: Course) -> State:
     """Model state of an engine state."""
     p, d = c.parameters, y.drug

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import Array, lax
 
 from pkpd.engine import fast
@@ -55,8 +54,11 @@ def days(
     form: Form,
 ) -> Carry:
     """Moves through ``n_days`` equal days; AUC and Cmax are those of these days."""
-    y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
-    return lax.fori_loop(0, n_days, lambda _, y: run(y, c, k, arrival, dose_nmol, immune_log_activity, form), y)
+
+    def one_day(_: Array, y: Carry) -> Carry:
+        return run(y, c, k, arrival, dose_nmol, immune_log_activity, form)
+
+    return lax.fori_loop(0, n_days, one_day, fast.new_interval(y))
 
 
 def jitted_days(form: Form) -> Callable[..., Carry]:

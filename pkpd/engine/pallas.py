@@ -94,7 +94,7 @@ def solver(
     trees = c_layout, k_layout, jax.tree.structure(k.absorption), jax.tree.structure(start)
 
     def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
-        y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
+        y = fast.new_interval(y)
         # the dose is that of the whole interval, so only the absorption weights in force are read
         in_force = jax.vmap(lambda x, z: jnp.where(dose_nmol > 0, x, z))
         a = jax.tree.map(in_force, k.absorption, k.no_dose_absorption)

@@ -41,13 +41,15 @@ class Stepper(NamedTuple):
     """The fast engine a step at a time, for curves within a day.
 
     hours [steps] or [steps, patients] of a day's steps; ``one(y, i, dose_nmol, omega)`` does step ``i`` of a day with
-    that dose and immune log activity, both [patients]; ``read`` gives the carried state of the patients.
+    that dose and immune log activity, both [patients]; ``read`` gives the carried state of the patients;
+    ``new_interval`` starts AUC and peak anew.
     """
 
     start: Any
     hours: Array
     one: Callable[[Any, Array, Array, Array], Any]
     read: Callable[[Any], fast.Carry]
+    new_interval: Callable[[Any], Any]
 
 
 def stepper(engine: str, p: Parameters, form: Form, steps: grid.Grid) -> Stepper:
@@ -65,7 +67,7 @@ def _fast_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -
         step, arrives = jax.tree.map(lambda leaf: leaf[i], (k, arrival))
         return interval.one_step(y, c, step, arrives, dose_nmol, omega, form)
 
-    return Stepper(fast.carry(at_rest, c), hours, one, lambda y: y)
+    return Stepper(fast.carry(at_rest, c), hours, one, lambda y: y, fast.new_interval)
 
 
 def _kernel_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Stepper:
@@ -91,7 +93,7 @@ def _kernel_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State)
     def read(y: groups.Packed) -> fast.Carry:
         return jax.tree.map(lambda leaf: leaf[:n], groups.unpack(y))
 
-    return Stepper(kernel.start(start), to_read, one, read)
+    return Stepper(kernel.start(start), to_read, one, read, kernel.new_interval)
 
 
 def solver(engine: str, p: Parameters, form: Form, steps: grid.Grid) -> Solver:
@@ -152,12 +154,11 @@ def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver
     k = fast.steps(c, hours, ka, ka_none)
 
     def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
-        y = y._replace(auc_nM_h=jnp.zeros_like(y.auc_nM_h), cmax_nM=y.concentration_nM)
 
         def one_day(d: Array, y: fast.Carry) -> fast.Carry:
             return interval.run(y, c, k, arrival, dose_nmol, _week(omega, d), form)
 
-        return lax.fori_loop(first, day, one_day, y)
+        return lax.fori_loop(first, day, one_day, fast.new_interval(y))
 
     return Solver(fast.carry(at_rest, c), advance, _fast_reading)
 
