@@ -36,10 +36,11 @@ WEEKS = 8
 BATCH = 32
 DRAWN = Path(__file__).parents[1] / "tests" / "pkpd" / "drawn.py"
 GRIDS = {
-    "graded 2 + 5": grid.graded(2, 5),
+    "graded 1 + 3": grid.graded(1, 3),
+    "graded 2 + 4": grid.graded(2, 4),
+    "graded 2 + 6": grid.graded(2, 6),
     "graded 3 + 8": grid.graded(3, 8),
-    "graded 4 + 11": grid.graded(4, 11),
-    "default 3 + 10": grid.DEFAULT,
+    "default 2 + 6": grid.DEFAULT,
     "default, halved": grid.DEFAULT.refined(2),
     "high (profiles) 24 + 66": grid.accuracy("high"),
 }
