@@ -153,9 +153,9 @@ def _pathways(
 
     # SOCS is predicted with STAT5 on its way to the drive at the start, then with the STAT5 of that SOCS
     now = y.drive.stat5
-    socs = feedback(*relaxation.towards(k.pathways[1], e.stat5, now))
-    socs = feedback(*relaxation.relax(k.pathways[1], e.stat5, now, *(d.stat5 for d in drives(*socs))))
-    drive = once(drives(*socs), true)
+    ahead = feedback(*relaxation.towards(k.pathways[1], e.stat5, now))
+    ahead = feedback(*relaxation.relax(k.pathways[1], e.stat5, now, *(d.stat5 for d in drives(*ahead))))
+    drive = once(drives(*ahead), true)
     moved = [relaxation.relax(k.pathways[i], e[i], y.drive[i], *(d[i] for d in drive)) for i in range(4)]
     e_middle, e_end = (signalling.Pathways(*v) for v in zip(*once(moved, true), strict=True))
     return e_middle, e_end, drive[-1], feedback(e_middle.stat5, e_end.stat5)[1]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, reduce
+from operator import add
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def cardinals(nodes: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
 
 def integrals(functions: Sequence[Array], nodes: tuple[float, ...]) -> tuple[Array, ...]:
     """For every node the sum of its cardinal's derivatives times ``functions``: phi_1, phi_2, ... or a shifted row."""
-    return tuple(sum(d * f for d, f in zip(row, functions, strict=False)) for row in cardinals(nodes))
+    return tuple(reduce(add, (d * f for d, f in zip(row, functions, strict=False))) for row in cardinals(nodes))
 
 
 @cache
