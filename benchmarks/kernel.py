@@ -102,7 +102,7 @@ def roofline(steps: grid.Grid = grid.DEFAULT, days: int = DAYS[-1]) -> dict[str,
     hours, ka, ka_none, arrival = grid.day(p, steps)
     k = fast.steps(c, hours, ka, ka_none)
     one = jax.tree.map(lambda x: x[0], k._replace(no_dose_absorption=k.absorption))
-    y = fast.carry(at_rest(p), c)
+    y = fast.carry(at_rest(p), c, DYNAMIC)
 
     def step(c: fast.Course, moving: tuple) -> fast.Carry:
         k, y, omega = moving

@@ -126,7 +126,7 @@ def _columns(plan: Schedule, solver: str) -> tuple[np.ndarray, ...]:
 def _fast_course(p: Parameters, hours: Array, ka_per_h: Array, dose_mg: Array, form: Form) -> tuple[Array, ...]:
     """States and concentration at the boundaries of steps, [steps + 1] each."""
     c = fast.course(p)
-    start = fast.carry(model.steady_state(p)[0], c)
+    start = fast.carry(model.steady_state(p)[0], c, form)
     arriving = pharmacokinetics.arriving_nmol(dose_mg, p)
 
     def body(y: fast.Carry, xs: tuple[Array, Array, Array]) -> tuple[fast.Carry, tuple[Array, ...]]:

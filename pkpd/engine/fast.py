@@ -85,7 +85,11 @@ def one_step_coefficients(c: Course, h: Array, ka_per_h: Array, no_dose_ka_per_h
     )
 
 
-def carry(s: State, c: Course) -> Carry:
+def _with_hill(p: Parameters, form: Form) -> Parameters:
+    return p._replace(dimer_hill=1) if form.hill_is_one else p
+
+
+def carry(s: State, c: Course, form: Form) -> Carry:
     """Engine state of a model state."""
     p = c.parameters
     u = s.central_nmol / p.central_volume_l
@@ -98,7 +102,7 @@ def carry(s: State, c: Course) -> Carry:
         disposition.Drug(s.depot_nmol, mode_1, mode_2, s.target_nM, u - C),
         C,
         e,
-        signalling.driven(signalling.activation(tau, C, p), s.socs - 1, x0, p),
+        signalling.driven(signalling.activation(tau, C, _with_hill(p, form)), s.socs - 1, x0, p),
         s.socs - 1,
         thrombopoiesis.Megakaryopoiesis(*s[9:16]),
         signalling.factors_of_shares(e, c.baseline.gain, p),
@@ -130,7 +134,7 @@ def _pathways(
     C (nM), tau: free concentration and the share that TPO alone activates, at the nodes after the start.
     """
     p, e, w0, x0 = c.parameters, y.shares, y.socs_excess, c.baseline.pathways
-    hill = p._replace(dimer_hill=1) if form.hill_is_one else p
+    hill = _with_hill(p, form)
     if form.signalling == "quasi-steady":
         later = []
         for t, Ci in zip(tau, C, strict=True):

@@ -90,7 +90,7 @@ def solver(
     c_shared, c_own, c_layout = split(c, 0)
     k_shared, k_own, k_layout = split((k._replace(absorption=None, no_dose_absorption=None), arrival), 1)
     c_own, k_own = pad(c_own, block), pad(k_own, block)
-    start = fast.carry(at_rest, c)
+    start = fast.carry(at_rest, c, form)
     trees = c_layout, k_layout, jax.tree.structure(k.absorption), jax.tree.structure(start)
 
     def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:

@@ -121,7 +121,7 @@ def _through(
         y = day(y, *xs)
         return y, read(y, c)
 
-    start = fast.carry(steady_state(p)[0], c)
+    start = fast.carry(steady_state(p)[0], c, form)
     omega = jnp.repeat(immune_log_activity, DAYS_A_WEEK, axis=0)[:n_days]
     by_day = (pharmacokinetics.arriving_nmol(dose_mg, p), omega, jnp.asarray(first))
     return read(start, c), lax.scan(next_day, start, by_day)[1]

@@ -67,7 +67,7 @@ def _fast_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -
         step, arrives = jax.tree.map(lambda leaf: leaf[i], (k, arrival))
         return interval.one_step(y, c, step, arrives, dose_nmol, omega, form)
 
-    return Stepper(fast.carry(at_rest, c), hours, one, lambda y: y, fast.new_interval)
+    return Stepper(fast.carry(at_rest, c, form), hours, one, lambda y: y, fast.new_interval)
 
 
 def _kernel_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Stepper:
@@ -79,7 +79,7 @@ def _kernel_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State)
     p = filled(p)
     c = fast.course(p)
     hours, ka, ka_none, arrival = grid.day(p, steps)
-    start = fast.carry(filled(at_rest), c)
+    start = fast.carry(filled(at_rest), c, form)
     k = kernel.prepare(c, hours, ka, ka_none, len(start.concentration_nM))
     packed = groups.pack(c, len(start.concentration_nM), kernel.lanes(start.concentration_nM.dtype))
     no_day, one_day = jnp.int32(0), jnp.int32(1)
@@ -133,7 +133,7 @@ def _kernel(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solv
     p = filled(p)
     c = fast.course(p)
     hours, ka, ka_none, arrival = grid.day(p, steps)
-    start = fast.carry(filled(at_rest), c)
+    start = fast.carry(filled(at_rest), c, form)
     k = kernel.prepare(c, hours, ka, ka_none, len(start.concentration_nM))
 
     packed = groups.pack(c, len(start.concentration_nM), kernel.lanes(start.concentration_nM.dtype))
@@ -160,7 +160,7 @@ def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver
 
         return lax.fori_loop(first, day, one_day, fast.new_interval(y))
 
-    return Solver(fast.carry(at_rest, c), advance, _fast_reading)
+    return Solver(fast.carry(at_rest, c, form), advance, _fast_reading)
 
 
 def _fast_reading(y: fast.Carry) -> Reading:

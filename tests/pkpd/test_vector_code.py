@@ -117,7 +117,7 @@ def moved(patients, form, engine, days=(0, 5)):
     dose = drawn.to_nmol(jnp.where(jnp.arange(n) % 3 == 0, 0.0, 7.5).astype(omega.dtype), p)
     c = fast.course(p)
     hours, ka, ka_none, arrival = grid.day(p)
-    y = fast.carry(State(*(jnp.broadcast_to(leaf, (n,)) for leaf in steady_state(p)[0])), c)
+    y = fast.carry(State(*(jnp.broadcast_to(leaf, (n,)) for leaf in steady_state(p)[0])), c, form)
     if engine == "kernel":
         k = kernel.prepare(c, hours, ka, ka_none, n)
         packed = groups.pack(c, n, kernel.lanes(omega.dtype))
