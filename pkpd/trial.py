@@ -23,7 +23,8 @@ from jax import Array, lax
 from pkpd import cohort, endpoints, pharmacokinetics, random, titration
 from pkpd.devices import AUTOMATIC, map_tiles, tile_width
 from pkpd.engine import derivatives, grid
-from pkpd.engine.solver import DAYS_A_WEEK, solver
+from pkpd.engine.grid import DAYS_A_WEEK
+from pkpd.engine.solver import solver
 from pkpd.model import DYNAMIC, Form
 from pkpd.parameters import Population
 

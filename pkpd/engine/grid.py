@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,7 @@ from pkpd.errors import InputError, nearest
 from pkpd.parameters import Parameters
 
 HOURS_A_DAY = 24.0
+DAYS_A_WEEK = 7  # immune activity changes weekly, whatever the visit calendar
 
 
 class Grid(NamedTuple):
@@ -48,10 +49,11 @@ def accuracy(name: str) -> Grid:
 
 
 def day(p: Parameters, grid: Grid = DEFAULT) -> tuple[Array, Array, Array, Array]:
-    """Steps of one day from dose to dose: hours, absorption rate, absorption rate without a dose, and arrival flag.
+    """Rows of steps of a day: hours, absorption rate, absorption rate without a dose, and arrival flag.
 
-    Each is [steps] or [steps, patients]. The first step ends at the arrival, ``lag`` hours after the dose was taken;
-    the switch comes ``absorption_switch_h`` later, and lag + switch must not exceed 24 h.
+    Each is [rows] or [rows, patients]. The first row ends at the arrival, ``lag`` hours after the dose was taken; the
+    switch comes ``absorption_switch_h`` later, and lag + switch must not exceed 24 h. The last two are alternatives:
+    one ends when the next dose is taken, the other, where nothing changes then, at the arrival of that; see ``acts``.
     """
     lag, switch = p.lag_time_h, p.absorption_switch_h
     first, second = p.absorption_rate_first_per_h, p.absorption_rate_second_per_h
@@ -64,8 +66,26 @@ def day(p: Parameters, grid: Grid = DEFAULT) -> tuple[Array, Array, Array, Array
         return jnp.stack(jnp.broadcast_arrays(*(jnp.asarray(v, dtype) for v in values)))
 
     return (
-        stack([lag, *before, *after]),
-        stack([second, *[first] * n1, *[second] * n2]),
-        stack([second] * (1 + n1 + n2)),
-        jnp.zeros(1 + n1 + n2, dtype).at[1].set(1),
+        stack([lag, *before, *after, after[-1] + lag]),
+        stack([second, *[first] * n1, *[second] * (n2 + 1)]),
+        stack([second] * (2 + n1 + n2)),
+        jnp.zeros(2 + n1 + n2, dtype).at[1].set(1),
     )
+
+
+def stretch(day: Any, first: Any, last: Any) -> tuple[Any, Any]:
+    """Whether ``day`` of the days from ``first`` up to ``last`` begins and whether it ends a stretch in which nothing
+    changes when a dose is taken: immune activity changes every week, dose and reading where the days begin and end.
+    """
+    return (day == first) | (day % DAYS_A_WEEK == 0), (day + 1 == last) | ((day + 1) % DAYS_A_WEEK == 0)
+
+
+def acts(rows: int, begins: Any, ends: Any) -> Array:
+    """Which rows of ``day`` a day of a stretch takes, [rows]."""
+    row = jnp.arange(rows)
+    return ((row > 0) | begins) & jnp.where(ends, row != rows - 1, row != rows - 2)
+
+
+def steps_of(grid: Grid, n_days: int) -> int:
+    """Steps of a course with a reading every week."""
+    return n_days * sum(map(len, grid)) + -(-n_days // DAYS_A_WEEK)

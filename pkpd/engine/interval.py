@@ -1,31 +1,17 @@
-"""Moves a batch of patients through steps, a day, or the days between two visits: one function for all uses."""
+"""Moves a batch of patients through a day or the days between two visits with XLA, and the step that every engine runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any, TypeVar
 
-import jax
 from jax import Array, lax
 
-from pkpd.engine import fast
+from pkpd.engine import fast, grid
 from pkpd.engine.fast import Carry, Course, Steps
 from pkpd.model import Form
 
-
-def run(
-    y: Carry, c: Course, k: Steps, arrival: Array, dose_nmol: Array, immune_log_activity: Array, form: Form
-) -> Carry:
-    """Moves through the steps ``k``.
-
-    arrival [steps]: share of ``dose_nmol`` [patients] that enters the depot at the start of each step.
-    immune_log_activity [patients]: omega, constant over these steps.
-    """
-
-    def body(y: Carry, xs: tuple[Steps, Array]) -> tuple[Carry, None]:
-        return one_step(y, c, *xs, dose_nmol, immune_log_activity, form), None
-
-    return lax.scan(body, y, (k, arrival))[0]
+State = TypeVar("State")
 
 
 def one_step(
@@ -43,24 +29,30 @@ def one_step(
     return fast.step(k, y._replace(drug=drug), c, dose_nmol > 0, immune_log_activity, form, plain)
 
 
+def day(step: Callable[..., State], y: State, rows: tuple[Any, ...], begins: Array, ends: Array) -> State:
+    """Moves through a day of a stretch; ``step(y, *row)`` moves through one of ``grid.day``'s rows, [rows, ...]."""
+
+    def body(y: State, xs: tuple[Array, tuple]) -> tuple[State, None]:
+        acts, row = xs
+        return lax.cond(acts, step, lambda y, *row: y, y, *row), None
+
+    return lax.scan(body, y, (grid.acts(len(rows[-1]), begins, ends), rows))[0]
+
+
 def days(
-    y: Carry,
-    c: Course,
-    k: Steps,
-    arrival: Array,
-    n_days: Array,
-    dose_nmol: Array,
-    immune_log_activity: Array,
-    form: Form,
+    y: Carry, c: Course, k: Steps, arrival: Array, first: Array, last: Array, dose_nmol: Array, omega: Array, form: Form
 ) -> Carry:
-    """Moves through ``n_days`` equal days; AUC and Cmax are those of these days."""
+    """Moves through the days from ``first`` up to ``last`` at one dose; AUC and Cmax are those of these days.
 
-    def one_day(_: Array, y: Carry) -> Carry:
-        return run(y, c, k, arrival, dose_nmol, immune_log_activity, form)
+    k, arrival: of the rows of ``grid.day``. dose_nmol [patients]; omega [weeks, patients] is the immune log activity.
+    """
 
-    return lax.fori_loop(0, n_days, one_day, fast.new_interval(y))
+    def one_day(d: Array, y: Carry) -> Carry:
+        week = lax.dynamic_index_in_dim(omega, d // grid.DAYS_A_WEEK, keepdims=False)
 
+        def step(y: Carry, k: Steps, arrives: Array) -> Carry:
+            return one_step(y, c, k, arrives, dose_nmol, week, form)
 
-def jitted_days(form: Form) -> Callable[..., Carry]:
-    """``days`` compiled once per shape for a structural form."""
-    return jax.jit(partial(days, form=form))
+        return day(step, y, (k, arrival), *grid.stretch(d, first, last))
+
+    return lax.fori_loop(first, last, one_day, fast.new_interval(y))

@@ -27,7 +27,8 @@ from jax import Array, lax
 from pkpd import pharmacokinetics
 from pkpd.engine import fast, grid, interval
 from pkpd.engine.derivatives import sparing
-from pkpd.engine.solver import DAYS_A_WEEK, Reading
+from pkpd.engine.grid import DAYS_A_WEEK
+from pkpd.engine.solver import Reading
 from pkpd.errors import InputError
 from pkpd.model import Form, State, steady_state
 from pkpd.parameters import Parameters
@@ -111,19 +112,25 @@ def _through(
         return sparing(partial(interval.one_step, form=form), true, y, c, k, arrives, dose, omega)
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def day(y: fast.Carry, dose_nmol: Array, omega: Array, first: Array) -> fast.Carry:
+    def day(y: fast.Carry, dose_nmol: Array, omega: Array, first: Array, begins: Array, ends: Array) -> fast.Carry:
         y = y._replace(
             auc_nM_h=jnp.where(first, 0, y.auc_nM_h), cmax_nM=jnp.where(first, y.concentration_nM, y.cmax_nM)
         )
-        return lax.scan(lambda y, xs: (step(y, c, *xs, dose_nmol, omega), None), y, (k, arrival))[0]
 
-    def next_day(y: fast.Carry, xs: tuple[Array, Array, Array]) -> tuple[fast.Carry, Read]:
+        def row(y: fast.Carry, k: fast.Steps, arrives: Array) -> fast.Carry:
+            return step(y, c, k, arrives, dose_nmol, omega)
+
+        return interval.day(row, y, (k, arrival), begins, ends)
+
+    def next_day(y: fast.Carry, xs: tuple[Array, ...]) -> tuple[fast.Carry, Read]:
         y = day(y, *xs)
         return y, read(y, c)
 
     start = fast.carry(steady_state(p)[0], c, form)
     omega = jnp.repeat(immune_log_activity, DAYS_A_WEEK, axis=0)[:n_days]
-    by_day = (pharmacokinetics.arriving_nmol(dose_mg, p), omega, jnp.asarray(first))
+    weekly = np.arange(n_days + 1) % DAYS_A_WEEK == 0
+    begins, ends = first | weekly[:-1], np.append(first[1:], True) | weekly[1:]
+    by_day = (pharmacokinetics.arriving_nmol(dose_mg, p), omega, *map(jnp.asarray, (first, begins, ends)))
     return read(start, c), lax.scan(next_day, start, by_day)[1]
 
 

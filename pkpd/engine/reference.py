@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pkpd import model, pharmacokinetics, signalling
-from pkpd.engine.grid import HOURS_A_DAY
+from pkpd.engine.grid import DAYS_A_WEEK, HOURS_A_DAY
 from pkpd.errors import InputError, nearest
 from pkpd.model import Baseline, Form, State
 from pkpd.parameters import Parameters
@@ -31,7 +31,6 @@ NEWTON_RTOL, NEWTON_ATOL = 1e-7, 1e-10  # Newton's last step squares these
 METHODS = ("stiff", "explicit")
 FORM = Form()
 OK, NOT_FINITE, SOLVER_FAILED = 0, 1, 2
-DAYS_A_WEEK = 7
 ALGEBRAIC = ("pstat3", "pstat5", "pakt", "perk")  # no differential equation in the quasi-steady form
 NO_DRUG_NMOL = 1e-100  # floor of the central amount: below it C^n has no finite derivative for n < 1
 

@@ -11,10 +11,9 @@ from jax import Array, lax
 
 from pkpd.devices import resolve_engine
 from pkpd.engine import fast, grid, interval, reference
+from pkpd.engine.grid import DAYS_A_WEEK
 from pkpd.model import Form, State, free_concentration_nM, steady_state
 from pkpd.parameters import Parameters
-
-DAYS_A_WEEK = 7  # omega changes weekly, whatever the visit calendar
 
 
 class Reading(NamedTuple):
@@ -67,15 +66,15 @@ def _fast_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -
         step, arrives = jax.tree.map(lambda leaf: leaf[i], (k, arrival))
         return interval.one_step(y, c, step, arrives, dose_nmol, omega, form)
 
-    return Stepper(fast.carry(at_rest, c, form), hours, one, lambda y: y, fast.new_interval)
+    return Stepper(fast.carry(at_rest, c, form), hours[:-1], one, lambda y: y, fast.new_interval)
 
 
 def _kernel_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Stepper:
-    """Every step is a day of one step to the vector code."""
+    """Every step is a day of one step to the vector code, the row after it the alternative that is not taken."""
     from pkpd.engine.vector import groups, kernel
 
     filled, n = _filling(at_rest)
-    to_read = grid.day(p, steps)[0]
+    to_read = grid.day(p, steps)[0][:-1]
     p = filled(p)
     c = fast.course(p)
     hours, ka, ka_none, arrival = grid.day(p, steps)
@@ -85,10 +84,10 @@ def _kernel_stepper(p: Parameters, form: Form, steps: grid.Grid, at_rest: State)
     no_day, one_day = jnp.int32(0), jnp.int32(1)
 
     def one(y: groups.Packed, i: Array, dose_nmol: Array, omega: Array) -> groups.Packed:
-        own, shared = (lax.dynamic_slice_in_dim(x, i, 1, axis) for x, axis in ((k.by_group, 1), (k.shared, 0)))
-        step = k._replace(by_group=own, shared=shared)
+        own, shared = (lax.dynamic_slice_in_dim(x, i, 2, axis) for x, axis in ((k.by_group, 1), (k.shared, 0)))
+        step, arrives = k._replace(by_group=own, shared=shared), lax.dynamic_slice_in_dim(arrival, i, 2)
         dose_nmol, omega = filled((dose_nmol, omega))
-        return kernel.advance(y, packed, step, arrival[i][None], no_day, one_day, dose_nmol, omega[None], form)
+        return kernel.advance(y, packed, step, arrives, no_day, one_day, dose_nmol, omega[None], form)
 
     def read(y: groups.Packed) -> fast.Carry:
         return jax.tree.map(lambda leaf: leaf[:n], groups.unpack(y))
@@ -154,11 +153,7 @@ def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver
     k = fast.steps(c, hours, ka, ka_none)
 
     def advance(y: fast.Carry, first: Array, day: Array, dose_nmol: Array, omega: Array) -> fast.Carry:
-
-        def one_day(d: Array, y: fast.Carry) -> fast.Carry:
-            return interval.run(y, c, k, arrival, dose_nmol, _week(omega, d), form)
-
-        return lax.fori_loop(first, day, one_day, fast.new_interval(y))
+        return interval.days(y, c, k, arrival, first, day, dose_nmol, omega, form)
 
     return Solver(fast.carry(at_rest, c, form), advance, _fast_reading)
 
@@ -169,7 +164,7 @@ def _fast_reading(y: fast.Carry) -> Reading:
 
 def _reference(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:
     """The peak is the highest concentration at the ends of the fast engine's steps; the AUC is exact."""
-    *by_step, arrival = grid.day(p, steps)
+    *by_step, arrival = (x[:-1] for x in grid.day(p, steps))
     hours, ka, ka_none = (x if x.ndim == 2 else x[:, None] for x in by_step)  # [steps, patients or 1]
     zero = jnp.zeros_like(at_rest.platelets_1e9_per_l)
     by_patient = zero.shape

@@ -123,7 +123,7 @@ def moved(patients, form, engine, days=(0, 5)):
         packed = groups.pack(c, n, kernel.lanes(omega.dtype))
         return groups.unpack(kernel.advance(kernel.start(y), packed, k, arrival, *days, dose, omega, form))
     k = fast.steps(c, hours, ka, ka_none)
-    return jax.lax.fori_loop(*days, lambda d, y: interval.run(y, c, k, arrival, dose, omega[d // 7], form), y)
+    return interval.days(y, c, k, arrival, *days, dose, omega, form)
 
 
 move = jax.jit(moved, static_argnums=(1, 2))

@@ -21,6 +21,7 @@ from jax.interpreters import partial_eval
 from llvmlite import ir
 
 from pkpd.engine import fast, interval
+from pkpd.engine.grid import DAYS_A_WEEK
 from pkpd.engine.vector import custom_call, loops
 from pkpd.engine.vector.elementary import Vectors
 from pkpd.engine.vector.groups import Packed, is_by_patient, pack
@@ -28,7 +29,6 @@ from pkpd.engine.vector.loops import INDEX, Memory
 from pkpd.engine.vector.lowering import emit, trace
 from pkpd.model import Form
 
-DAYS_A_WEEK = 7
 CACHE_LINE = 64  # bytes
 
 
@@ -120,9 +120,9 @@ def advance(
     omega: Array,
     form: Form,
 ) -> Packed:
-    """Moves through the days from ``first`` to ``day``; as ``interval.run`` on each of them.
+    """Moves through the days from ``first`` to ``day``; as ``interval.days``, but AUC and Cmax go on.
 
-    y: of a ``fast.Carry``; c: of the ``fast.Course``; dose_nmol [patients]; omega [weeks, patients].
+    k, arrival: of the rows of ``grid.day``. y: of a ``fast.Carry``; c: of the ``fast.Course``; dose_nmol [patients]; omega [weeks, patients].
     """
     n, dtype = dose_nmol.shape[0], dose_nmol.dtype.name
     L, (S, n_shared), K = lanes(dtype), k.shared.shape, sum(k.differs)
@@ -159,10 +159,13 @@ def advance(
         each_day = loops.begin(b, from_day, to_day, [m.group(states, place(i, n_state)) for i in range(n_state)])
         week = b.sdiv(each_day.index, INDEX(DAYS_A_WEEK))
         activity = m.group(immune, b.add(b.mul(week, INDEX(n)), at))
+        begins, ends = _stretch(b, each_day.index, from_day, to_day)
 
-        steps = loops.begin(b, INDEX(0), INDEX(S), each_day.carried)
-        own_at = b.mul(b.add(b.mul(groups.index, INDEX(S)), steps.index), INDEX(K * L))
-        shared_at = b.mul(steps.index, INDEX(n_shared))
+        steps = loops.begin(b, b.select(begins, INDEX(0), INDEX(1)), INDEX(S - 1), each_day.carried)
+        goes_on = b.and_(b.icmp_signed("==", steps.index, INDEX(S - 2)), b.not_(ends))
+        row = b.add(steps.index, b.zext(goes_on, INDEX))
+        own_at = b.mul(b.add(b.mul(groups.index, INDEX(S)), row), INDEX(K * L))
+        shared_at = b.mul(row, INDEX(n_shared))
         coefficients = []
         for i, differs in enumerate(k.differs):
             before = sum(k.differs[:i])  # leaves of the same kind ahead of this one
@@ -170,7 +173,7 @@ def advance(
                 coefficients.append(m.group(by_group, b.add(own_at, INDEX(before * L))))
             else:
                 coefficients.append(m.shared(shared, b.add(shared_at, INDEX(i - before))))
-        later = [*coefficients, m.shared(arrivals, steps.index), given, activity]
+        later = [*coefficients, m.shared(arrivals, row), given, activity]
         of_states, of_later = used[:n_state], used[n_state + n_course :]
         arguments = [x for x, is_used in zip(steps.carried, of_states, strict=True) if is_used]
         arguments += everything + [x for x, is_used in zip(later, of_later, strict=True) if is_used]
@@ -184,6 +187,16 @@ def advance(
     target = _write("advance", dtype, len(arrays), 1, body)
     shape = jax.ShapeDtypeStruct(y.own.shape, dtype)
     return replace(y, own=custom_call.call(target, [shape], *arrays)[0])
+
+
+def _stretch(b: ir.IRBuilder, day: ir.Value, first: ir.Value, last: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """As ``grid.stretch``."""
+
+    def either(day: ir.Value, limit: ir.Value) -> ir.Value:
+        of_week = b.srem(day, INDEX(DAYS_A_WEEK))
+        return b.or_(b.icmp_signed("==", day, limit), b.icmp_signed("==", of_week, INDEX(0)))
+
+    return either(day, first), either(b.add(day, INDEX(1)), last)
 
 
 def _write(name: str, dtype: str, n_arguments: int, n_results: int, body: Callable[[Memory, list, list], None]) -> str:
