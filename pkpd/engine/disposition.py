@@ -14,6 +14,8 @@ so quasi-steady binding X (Kss + u - X) = R (u - X) is one quadratic in X: no it
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -49,7 +51,8 @@ class Drug(NamedTuple):
 class Absorption(NamedTuple):
     """Response to the depot (nmol at the start of the step)."""
 
-    at_nodes: tuple[tuple[Array, Array], ...]  # nM in modes 1 and 2 per nmol, at every node after the start
+    inside: tuple[Array, ...]  # nM of total concentration per nmol, at every node inside the step
+    end: tuple[Array, Array]  # nM in modes 1 and 2 per nmol, at the end
     left: Array  # share of the depot left at the end
 
 
@@ -60,12 +63,17 @@ class Linear(NamedTuple):
     from_bound: tuple[Array, ...]  # weights of X at the start and at all nodes up to this
 
 
-class Coefficients(NamedTuple):
-    """Of every node after the start."""
+class Inside(NamedTuple):
+    """Total concentration at a node inside the step, where its modes are not needed apart."""
 
-    mode_1: tuple[Linear, ...]
-    mode_2: tuple[Linear, ...]
-    target: tuple[Linear, ...]
+    left: tuple[Array, Array]  # share of modes 1 and 2
+    from_bound: tuple[Array, ...]  # weights of X at the start and at all nodes up to this
+
+
+class Coefficients(NamedTuple):
+    inside: tuple[Inside, ...]  # of every node inside the step
+    end: tuple[Linear, Linear]  # of modes 1 and 2
+    target: tuple[Linear, ...]  # of every node after the start
 
 
 def modes(p: Parameters) -> Modes:
@@ -94,8 +102,9 @@ def _linear(rate: Array, drive: Array, h: Array) -> tuple[Linear, ...]:
     def up_to(i: int) -> Linear:
         t = NODES[i] * h
         nodes = tuple(node / NODES[i] for node in NODES[: i + 1])
-        weights = relaxation.integrals(relaxation.phi(rate * t, i + 1), nodes)
-        return Linear(jnp.exp(-rate * t), tuple(drive * t * w for w in weights))
+        z = rate * t
+        weights = relaxation.integrals(relaxation.phi(z, i + 1), nodes)
+        return Linear(jnp.exp(-z), tuple(drive * t * w for w in weights))
 
     return tuple(up_to(i) for i in range(1, len(NODES)))
 
@@ -103,9 +112,14 @@ def _linear(rate: Array, drive: Array, h: Array) -> tuple[Linear, ...]:
 def coefficients(p: Parameters, m: Modes, h: Array) -> Coefficients:
     """Weights of the linear parts for a step of ``h`` hours."""
     kdeg = p.target_degradation_per_h
+    one, two = (_linear(rate, drive, h) for rate, drive in zip(m.rate, m.from_bound, strict=True))
+
+    def inside(a: Linear, b: Linear) -> Inside:
+        return Inside((a.left, b.left), tuple(v + w for v, w in zip(a.from_bound, b.from_bound, strict=True)))
+
     return Coefficients(
-        _linear(m.rate[0], m.from_bound[0], h),
-        _linear(m.rate[1], m.from_bound[1], h),
+        tuple(map(inside, one[:-1], two[:-1])),
+        (one[-1], two[-1]),
         _linear(kdeg, kdeg - p.complex_internalisation_per_h, h),
     )
 
@@ -118,8 +132,8 @@ def absorption(p: Parameters, m: Modes, ka_per_h: Array, h: Array) -> Absorption
         both = jnp.exp(-jnp.minimum(m.rate[i], ka_per_h) * t) * t * relaxation.phi(apart)[0]
         return m.from_input[i] * ka_per_h / p.central_volume_l * both
 
-    at_nodes = tuple((response(0, node * h), response(1, node * h)) for node in NODES[1:])
-    return Absorption(at_nodes, jnp.exp(-ka_per_h * h))
+    at_nodes = [(response(0, node * h), response(1, node * h)) for node in NODES[1:]]
+    return Absorption(tuple(a + b for a, b in at_nodes[:-1]), at_nodes[-1], jnp.exp(-ka_per_h * h))
 
 
 def to_modes(total_nM: Array, peripheral_nM: Array, m: Modes) -> tuple[Array, Array]:
@@ -140,19 +154,28 @@ def step(k: Coefficients, a: Absorption, d: Drug, p: Parameters, true: Array | N
     """One step. Returns the new state and free concentration (nM) at every node after the start."""
     X, C = [d.bound_nM], []
     R0, kss = p.target_baseline_nM, p.quasi_steady_state_constant_nM
-    away = d.target_nM - R0
-    for one, two, target, (from_1, from_2) in zip(*k, a.at_nodes, strict=True):
-        a1, a2, aR = (
-            k.left * y + given + sum(w * x for w, x in zip(k.from_bound, X, strict=False))
-            for k, y, given in (
-                (one, d.mode_1, from_1 * d.depot_nmol),
-                (two, d.mode_2, from_2 * d.depot_nmol),
-                (target, away, R0),
-            )
-        )
-        b1, b2, bR = (k.from_bound[-1] for k in (one, two, target))
-        a1, a2, aR = once((a1, a2, aR), true)
-        alpha, beta = a1 + a2, 1 - (b1 + b2)
-        X.append(once(bound(alpha, beta, aR, bR, kss), true))
-        C.append(alpha - beta * X[-1])
-    return Drug(a.left * d.depot_nmol, a1 + b1 * X[-1], a2 + b2 * X[-1], aR + bR * X[-1], X[-1]), C
+
+    def free(alpha: Array, beta: Array, target: Linear) -> tuple[Array, Array]:
+        """Finds bound drug at the next node and returns free concentration and target there."""
+        aR = target.left * (d.target_nM - R0) + R0 + _from_bound(target.from_bound, X)
+        alpha, aR = once((alpha, aR), true)
+        X.append(once(bound(alpha, beta, aR, target.from_bound[-1], kss), true))
+        return alpha - beta * X[-1], aR + target.from_bound[-1] * X[-1]
+
+    for node, given, target in zip(k.inside, a.inside, k.target, strict=False):
+        left = node.left[0] * d.mode_1 + node.left[1] * d.mode_2
+        alpha = left + given * d.depot_nmol + _from_bound(node.from_bound, X)
+        C.append(free(alpha, 1 - node.from_bound[-1], target)[0])
+    one, two = (
+        mode.left * y + given * d.depot_nmol + _from_bound(mode.from_bound, X)
+        for mode, y, given in zip(k.end, (d.mode_1, d.mode_2), a.end, strict=True)
+    )
+    one, two = once((one, two), true)
+    b1, b2 = (mode.from_bound[-1] for mode in k.end)
+    C_end, target_nM = free(one + two, 1 - (b1 + b2), k.target[-1])
+    return Drug(a.left * d.depot_nmol, one + b1 * X[-1], two + b2 * X[-1], target_nM, X[-1]), [*C, C_end]
+
+
+def _from_bound(weights: tuple[Array, ...], X: list[Array]) -> Array:
+    """What the bound drug at the nodes before the last of ``weights`` adds."""
+    return reduce(add, (w * x for w, x in zip(weights[:-1], X, strict=True)))

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 SERIES_BELOW = 2.0  # above, the recursion upward keeps more digits
-SERIES_TERMS = 22  # at z <= 2 the next term is 2^22/25! at most, below float64 resolution
+SERIES_TERMS = {4: 13, 8: 22}  # by bytes of a number; at z <= 2 the next term is below its resolution
 PARABOLA = (0.0, 0.5, 1.0)  # nodes as shares of a step
 
 
@@ -38,13 +38,13 @@ def phi(z: Array, n: int = 3) -> tuple[Array, ...]:
     below = z <= SERIES_BELOW
     small = jnp.where(below, z, 1)  # minimum and maximum would halve the derivative where they meet
     series = jnp.zeros_like(small)
-    for k in reversed(range(SERIES_TERMS)):
+    for k in reversed(range(SERIES_TERMS[series.dtype.itemsize])):
         series = 1 / math.factorial(k + n) - small * series
     near = [series]
     for j in reversed(range(1, n)):
         near.insert(0, 1 / math.factorial(j) - small * near[0])
     large = jnp.where(below, 1, z)
-    far = [-jnp.expm1(-large) / large]
+    far = [(1 - jnp.exp(-z)) / large]
     for j in range(1, n):
         far.append((1 / math.factorial(j) - far[-1]) / large)
     return tuple(jnp.where(below, a, b) for a, b in zip(near, far, strict=True))

@@ -109,8 +109,8 @@ class Vectors:
         r = self.sub(x, self.mul(n, self.constant(f.ln2_high)))
         r = self.sub(r, self.mul(n, self.constant(LN2_LOW[f.mantissa_bits])))
         series = self.polynomial(r, [1 / math.factorial(k) for k in range(f.exp_terms, -1, -1)])
-        exponent = self.b.add(self.b.fptosi(n, self.integers), self.integer(f.bias))
-        return self.mul(series, self.b.bitcast(self.b.shl(exponent, self.integer(f.mantissa_bits)), self.type))
+        exponent = self.b.shl(self.b.fptosi(n, self.integers), self.integer(f.mantissa_bits))
+        return self.b.bitcast(self.b.add(self.b.bitcast(series, self.integers), exponent), self.type)
 
     @_in_order
     def expm1(self, x: ir.Value) -> ir.Value:
