@@ -26,7 +26,8 @@ from benchmarks.engine import WEEKS, drawers
 from pkpd import endpoints, titration
 from pkpd.devices import AUTOMATIC
 from pkpd.engine import fast, grid
-from pkpd.engine.solver import DAYS_A_WEEK, solver
+from pkpd.engine.grid import DAYS_A_WEEK
+from pkpd.engine.solver import solver
 from pkpd.engine.vector import groups
 from pkpd.model import DYNAMIC, State
 from pkpd.parameters import load_library

@@ -27,7 +27,8 @@ import numpy as np
 from benchmarks.engine import WEEKS, drawers, solve
 from pkpd import pharmacokinetics
 from pkpd.engine import grid, recorded
-from pkpd.engine.solver import DAYS_A_WEEK, solver
+from pkpd.engine.grid import DAYS_A_WEEK
+from pkpd.engine.solver import solver
 from pkpd.parameters import Parameters
 
 VISITS = tuple(DAYS_A_WEEK * w for w in range(1, WEEKS + 1))
@@ -127,7 +128,7 @@ def exact_elasticities(p: Parameters, dose_mg: jax.Array, omega: jax.Array) -> n
     varied = [p._replace(**{Parameters._fields[i]: p[i] * (1 + STEP * t)}) for i in ACTING for t, _ in STENCIL]
     wide = Parameters(*(np.concatenate(leaves) for leaves in zip(*varied, strict=True)))
     copies = len(varied)
-    found = solve(wide, np.tile(weekly, copies), np.tile(omega, copies), "explicit", RTOL)()[0]
+    found = solve(wide, np.tile(weekly, copies), np.tile(omega, copies), RTOL, "explicit")()[0]
     log = np.log(found).reshape(WEEKS, len(ACTING), len(STENCIL), n)
     return np.einsum("vpsn,s->pvn", log, [w for _, w in STENCIL]) / STEP
 
@@ -163,7 +164,7 @@ def main() -> None:
     for accuracy in grid.ACCURACY:
         kept = {days: memory(days, accuracy) for days in (28, 56, 112)}
         record["bytes_a_patient"][accuracy] = kept
-        steps = len(grid.day(Parameters(*(jnp.ones(()) for _ in Parameters._fields)), grid.accuracy(accuracy))[0])
+        steps = sum(map(len, grid.accuracy(accuracy)))
         cells = ", ".join(f"{days} days {size:,.0f}" for days, size in kept.items())
         print(f"{accuracy} ({steps} steps a day): {cells}; a day more {(kept[112] - kept[56]) / 56:,.0f}", flush=True)
 

@@ -117,7 +117,7 @@ def roofline(steps: grid.Grid = grid.DEFAULT, days: int = DAYS[-1]) -> dict[str,
     again = operations(coefficients, c, (hours[0], ka[0]))
     rows = pallas.split((k._replace(absorption=None, no_dose_absorption=None), arrival), 1)[1].shape[1]
     read = 4 * (rows + len(jax.tree.leaves(k.absorption)))
-    n = days * len(hours)
+    n = grid.steps_of(steps, days)
     seconds = {
         "memory": n * read / BYTES_PER_S,
         "arithmetic": n * instructions(of_step) / INSTRUCTIONS_PER_S,

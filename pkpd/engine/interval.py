@@ -1,4 +1,4 @@
-"""Moves a batch of patients through a day or the days between two visits with XLA, and the step that every engine runs."""
+"""The step that every engine runs, and with XLA a day and the days between two visits."""
 
 from __future__ import annotations
 

@@ -220,7 +220,11 @@ def one_day(p: Parameters, dose_nmol, omega, n_steps: int):
     ka = jnp.stack([p.absorption_rate_first_per_h] * n_steps)
     k = fast.steps(c, jnp.full(n_steps, 24.0 / n_steps, omega.dtype), ka, ka)
     arrival = jnp.zeros(n_steps, omega.dtype).at[0].set(1)
-    return fast.state(interval.run(fast.carry(s, c, DYNAMIC), c, k, arrival, dose_nmol, omega, DYNAMIC), c)
+
+    def step(y, row):
+        return interval.one_step(y, c, *row, dose_nmol, omega, DYNAMIC), None
+
+    return fast.state(jax.lax.scan(step, fast.carry(s, c, DYNAMIC), (k, arrival))[0], c)
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
@@ -245,9 +249,8 @@ def test_every_effect_of_a_weeks_course_stays_on_its_scale():
     c = fast.course(p)
     k = fast.steps(c, *grid.day(p)[:3])
     arrival, dose = grid.day(p)[3], drawn.to_nmol(jnp.full(2048, 40.0, jnp.float32), p)
-    y = interval.jitted_days(DYNAMIC)(
-        fast.carry(steady_state(p)[0], c, DYNAMIC), c, k, arrival, 7, dose, patients.omega[0]
-    )
+    week = jax.jit(partial(interval.days, form=DYNAMIC))
+    y = week(fast.carry(steady_state(p)[0], c, DYNAMIC), c, k, arrival, 0, 7, dose, patients.omega)
     s = fast.state(y, c)
     assert all(np.isfinite(column).all() for column in s)
     assert all((np.asarray(column) >= 0).all() for column in s)

@@ -135,12 +135,14 @@ move = jax.jit(moved, static_argnums=(1, 2))
     [(DYNAMIC, 1.0), (Form(hill_is_one=False), 1.7), (Form(signalling="quasi-steady"), 1.0)],
     ids=["dynamic", "hill", "quasi-steady"],
 )
-@pytest.mark.parametrize("drawer", [drawn.ordinary, drawn.box], ids=["ordinary", "box"])
-def test_every_state_is_that_of_xla(drawer, form, hill, dtype, tolerance):
+@pytest.mark.parametrize(
+    ("drawer", "days"), [(drawn.ordinary, (0, 5)), (drawn.box, (3, 16))], ids=["ordinary", "box, over weeks"]
+)
+def test_every_state_is_that_of_xla(drawer, days, form, hill, dtype, tolerance):
     patients = drawn.cast(drawer(192, seed=31), dtype)
     p = patients.parameters._replace(dimer_hill=jnp.asarray(hill, dtype))
     patients = patients._replace(parameters=p)
-    found, exact = (move(patients, form, engine) for engine in ("kernel", "xla"))
+    found, exact = (move(patients, form, engine, days) for engine in ("kernel", "xla"))
     for (path, a), b in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(exact), strict=True):
         scale = np.abs(np.asarray(b)).max()
         assert np.abs(np.asarray(a) - np.asarray(b)).max() <= tolerance * scale, jax.tree_util.keystr(path)

@@ -122,7 +122,8 @@ def advance(
 ) -> Packed:
     """Moves through the days from ``first`` to ``day``; as ``interval.days``, but AUC and Cmax go on.
 
-    k, arrival: of the rows of ``grid.day``. y: of a ``fast.Carry``; c: of the ``fast.Course``; dose_nmol [patients]; omega [weeks, patients].
+    k, arrival: of the rows of ``grid.day``. y: of a ``fast.Carry``; c: of the ``fast.Course``; dose_nmol [patients];
+    omega [weeks, patients].
     """
     n, dtype = dose_nmol.shape[0], dose_nmol.dtype.name
     L, (S, n_shared), K = lanes(dtype), k.shared.shape, sum(k.differs)
