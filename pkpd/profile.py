@@ -107,7 +107,7 @@ def _ticks(hours: Any) -> np.ndarray:
 
 
 def _day_boundaries(n_days: int, lag: float, switch: float, steps: grid.Grid) -> np.ndarray:
-    """Boundaries of the engine's day grid over all days, in ticks; none where a dose is taken, as nothing changes then."""
+    """Boundaries of the engine's day grid of all days, in ticks; none where a dose is taken: nothing changes then."""
     before = lag + switch * np.cumsum(steps.before_switch)
     rest = grid.HOURS_A_DAY - lag - switch
     after = lag + switch + rest * np.cumsum(steps.after_switch[:-1])
