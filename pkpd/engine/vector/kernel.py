@@ -29,7 +29,7 @@ from pkpd.engine.vector.loops import INDEX, Memory
 from pkpd.engine.vector.lowering import emit, trace
 from pkpd.model import Form
 
-CACHE_LINE = 64  # bytes
+REGISTERS = 2  # of a value in a group: the two chains of operations hide each other's latency
 
 
 class Coefficients(NamedTuple):
@@ -41,14 +41,9 @@ class Coefficients(NamedTuple):
     structure: Any  # of fast.Steps
 
 
-def registers() -> int:
-    """Registers of a value in a group: two, to hide latency, or one as long as a cache line, to stay in the cache."""
-    return 1 if custom_call.register_bytes() == CACHE_LINE else 2
-
-
 def lanes(dtype: Any) -> int:
     """Patients in a group: those whose values fill the registers of one value."""
-    return registers() * custom_call.register_bytes() // np.dtype(dtype).itemsize
+    return REGISTERS * custom_call.register_bytes() // np.dtype(dtype).itemsize
 
 
 def prepare(c: fast.Course, hours: Array, ka: Array, ka_none: Array, n: int) -> Coefficients:
@@ -205,7 +200,7 @@ def _write(name: str, dtype: str, n_arguments: int, n_results: int, body: Callab
     module = ir.Module()
 
     def write(b: ir.IRBuilder, arguments: list, results: list) -> None:
-        body(Memory(Vectors(b, dtype, lanes(dtype) // registers()), registers()), arguments, results)
+        body(Memory(Vectors(b, dtype, lanes(dtype) // REGISTERS), REGISTERS), arguments, results)
 
     custom_call.handler(module, name, n_arguments, n_results, write)
     return custom_call.register(module, name)
