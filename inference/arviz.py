@@ -39,6 +39,14 @@ def convergence(draws: Mapping[str, NDArray[np.float64]]) -> Convergence:
     )
 
 
+def pareto_smoothed(log_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Pareto-smoothed log weights [n] of an importance sampler, and k-hat (Vehtari et al. 2024)."""
+    from arviz_stats.base import array_stats
+
+    smoothed, khat = array_stats.psislw(np.asarray(log_weights, np.float64))
+    return np.asarray(smoothed, np.float64), float(khat)
+
+
 def density(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points and kernel density of draws [n]."""
     from arviz_stats.base import array_stats

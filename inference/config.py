@@ -30,6 +30,9 @@ QUICK: dict[str, Any] = {
     "rounds": [{"vectors": 640, "patients": 48}, {"vectors": 1024, "patients": 64}],
     "sampler": {"chains": 4, "warmup": 200, "draws": 250},
     "predictive": {"draws": 150, "patients": 512},
+    "replicates": 1,
+    "refine": {"patients": 0},
+    "correction": {"draws": 0},
 }
 
 Name = Annotated[str, Field(min_length=1)]
@@ -57,6 +60,20 @@ class Sampler(Table):
     draws: int = Field(1000, ge=50, le=10**5)
 
 
+class Refine(Table):
+    """Further rounds, as large as the measured error of the surface asks for."""
+
+    surface_error: float = Field(0.1, gt=0, le=10)  # at most, in sampling sds of the trial's counts
+    patients: int = Field(10**7, ge=0, le=10**9)  # of a round, at most; 0 for no further round
+
+
+class Correction(Table):
+    """Posterior draws that are simulated afresh and weighted, each with so many patients an arm; 0 draws for none."""
+
+    draws: int = Field(1000, ge=0, le=10**5)
+    patients: int = Field(16384, ge=2048, le=10**6)
+
+
 class Predictive(Table):
     """Posterior draws that are simulated afresh, and virtual patients an arm for each."""
 
@@ -82,6 +99,9 @@ class Config(Table):
     widening: float = Field(1.25, ge=1, le=4)  # of the posterior from which the next round is drawn
     data: Data = Data()
     rounds: List[Round] = (Round(vectors=3072, patients=128), Round(vectors=6144, patients=128))
+    refine: Refine = Refine()
+    replicates: int = Field(2, ge=1, le=16)  # runs that share no random number; their draws are pooled
+    correction: Correction = Correction()
     sampler: Sampler = Sampler()
     predictive: Predictive = Predictive()
     parameters: dict[str, float] = Field(default_factory=dict)  # values of the library to replace, by name

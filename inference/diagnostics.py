@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from inference import arviz
+from inference.predictive import pooled
 
 if TYPE_CHECKING:
-    from inference.population import Fit
-    from inference.surface import SurfaceError
+    from inference.rounds import Fit
+    from inference.surface import Surface
 
 
 class Criterion(NamedTuple):
@@ -44,25 +46,29 @@ CRITERIA = (
 ALLOWED_DIFFERENCE_SD, ALLOWED_ERRORS = 0.1, 3.0
 
 
-def figures(
-    fit: Fit | None, error: SurfaceError | None, *, prior_only: bool = False, **measured: Any
-) -> dict[str, Any]:
+def figures(fits: Sequence[Fit], *, prior_only: bool = False, **measured: Any) -> dict[str, Any]:
     """All figures the verdict looks at, None where not measured; ``measured`` adds those of other stages by name.
 
-    ``fit`` holds samples {name: [chains, draws]}, sample_stats, coordinates [draws, d] and the surface.
+    Chains of all replicates ``fits`` count together; of their surfaces the worst counts.
     """
     found: dict[str, Any] = {c.name: None for c in CRITERIA}
     found["prior_only"] = prior_only
-    if fit is not None:
-        found |= chain_figures(fit.samples, fit.sample_stats)
-        u = (fit.coordinates - np.asarray(fit.surface.centre)) @ np.asarray(fit.surface.whiten).T
-        found["outside_share"] = float((np.sqrt((u**2).sum(axis=1)) > float(fit.surface.radius)).mean())
-        found["surface_terms_mean"] = float(np.asarray(fit.surface.effective_terms).mean())
-    if error is not None:
-        found["surface_error_rms"] = float(error.rms)
-        found["surface_error_rms_se"] = float(error.rms_se)
-        found["surface_chi_square"] = float(error.chi_square)
+    if fits:
+        samples, stats, _ = pooled(fits)
+        found |= chain_figures(samples, stats)
+        found["outside_share"] = float(np.mean([beyond(f.surface, f.coordinates) for f in fits]))
+        found["surface_terms_mean"] = float(np.mean([np.mean(f.surface.effective_terms) for f in fits]))
+        worst = max((f.error for f in fits), key=lambda error: error.rms)
+        found["surface_error_rms"] = float(worst.rms)
+        found["surface_error_rms_se"] = float(worst.rms_se)
+        found["surface_chi_square"] = float(max(f.error.chi_square for f in fits))
     return found | measured
+
+
+def beyond(surface: Surface, coordinates: np.ndarray) -> float:
+    """Share of draws [draws, d] at which the surface is an extrapolation."""
+    u = (coordinates - np.asarray(surface.centre)) @ np.asarray(surface.whiten).T
+    return float((np.sqrt((u**2).sum(axis=1)) > float(surface.radius)).mean())
 
 
 def chain_figures(samples: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -95,6 +101,12 @@ def runs_difference(first: Mapping[str, np.ndarray], second: Mapping[str, np.nda
     difference = np.abs(one.mean(axis=(1, 2)) - other.mean(axis=(1, 2)))
     allowed = ALLOWED_DIFFERENCE_SD * sd + ALLOWED_ERRORS * mcse
     return float((difference / allowed).max()), float((difference / sd).max())
+
+
+def largest_difference(runs: Sequence[Mapping[str, np.ndarray]]) -> tuple[float, float]:
+    """The largest of ``runs_difference`` over all pairs of runs."""
+    pairs = [runs_difference(a, b) for a, b in combinations(runs, 2)]
+    return max(allowed for allowed, _ in pairs), max(in_sd for _, in_sd in pairs)
 
 
 def verdict(figures: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,9 @@ from pkpd.devices import tile_width
 from pkpd.parameters import with_values
 
 if TYPE_CHECKING:
-    from inference.population import Fit, Plan
+    from inference.correction import Correction
+    from inference.population import Plan
+    from inference.rounds import Fit
     from pkpd.planned import PlannedArm
 
 EXAMPLES = 6  # individual courses kept from each arm
@@ -99,7 +101,8 @@ def fixed_parameters(p: Plan) -> list[dict[str, Any]]:
 
 def result(
     p: Plan,
-    fitted: Fit | None,
+    fits: Sequence[Fit],
+    weighted: Correction | None,
     prior_values: Mapping[str, np.ndarray],
     prior_trials: list[ArmCourses],
     predicted: list[ArmCourses],
@@ -108,27 +111,46 @@ def result(
     reasons: list[str],
     seconds: Mapping[str, float],
 ) -> FitResult:
-    """Everything a run directory holds."""
+    """Everything a run directory holds; no ``fits`` when only the prior was drawn."""
+    samples, stats, logits = pooled(fits) if fits else ({}, {}, None)
     return FitResult(
         config_toml=p.config.to_toml(),
         arms=tuple(a.name for a in p.arms),
         quantities=endpoints.NAMES,
-        fitted=tuple(a.name in p.fitted.arms and fitted is not None for a in p.arms),
+        fitted=tuple(a.name in p.fitted.arms and bool(fits) for a in p.arms),
         observed=p.data.counts,
         n=p.data.n,
-        posterior={} if fitted is None else fitted.samples,
+        posterior=samples,
         prior=dict(prior_values),
-        sample_stats={} if fitted is None else fitted.sample_stats,
+        sample_stats=stats,
         posterior_predictive=np.stack([c.counts for c in predicted], 1),
         prior_predictive=np.stack([c.counts for c in prior_trials], 1),
-        logits=None if fitted is None else fitted.logits,
+        logits=logits,
         visit_days=p.days,
         **course_summary(p, predicted),
-        rounds=[] if fitted is None else fitted.rounds,
+        rounds=[row for f in fits for row in f.rounds],
         diagnostics=dict(figures),
         verdict=verdict,
         reasons=list(reasons),
         seconds=dict(seconds),
         fixed=fixed_parameters(p),
         manifest={},
+        correction=weights_of(weighted, stats),
     )
+
+
+def weights_of(weighted: Correction | None, stats: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Chain, draw and log weight of the draws that the correction simulated; {} without one."""
+    if weighted is None:
+        return {}
+    chain, draw = np.unravel_index(weighted.chosen, stats["diverging"].shape)
+    return {"chain_of": chain, "draw_of": draw, "log_weight": weighted.log_weights}
+
+
+def pooled(fits: Sequence[Fit]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """Samples, their statistics and logits of all replicates, chains after chains."""
+    samples, stats = (
+        {n: np.concatenate([getattr(f, part)[n] for f in fits]) for n in getattr(fits[0], part)}
+        for part in ("samples", "sample_stats")
+    )
+    return samples, stats, np.concatenate([f.logits for f in fits])

@@ -63,6 +63,7 @@ class FitResult(NamedTuple):
     seconds: dict[str, float]
     fixed: list[dict[str, Any]]  # name, value, unit, source, status of everything not estimated
     manifest: dict[str, Any]  # written by inference.manifest; {} until then
+    correction: Mapping[str, NDArray[Any]] = {}  # chain_of, draw_of, log_weight [draws of the correction], or {}
 
     @property
     def prior_only(self) -> bool:
@@ -239,6 +240,8 @@ def tree(result: FitResult) -> xr.DataTree:
         "rounds": _dataset(_columns(result.rounds, "round")),
         "fixed_parameters": _dataset(_columns(result.fixed, "parameter")),
     }  # fmt: skip
+    if result.correction:
+        groups["correction"] = _dataset({n: ("weighted", np.asarray(v), {}) for n, v in result.correction.items()})
     if result.logits is not None:
         groups["surface"] = _dataset({"logits": ((*by_draw, "arm", "logit"), np.asarray(result.logits), {})}, arm)
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs={"title": "arm-level fit"}), **groups})
@@ -328,6 +331,7 @@ def _from_groups(g: Mapping[str, Any], config: str, diagnostics: dict[str, Any],
         seconds=diagnostics.pop("seconds"),
         diagnostics=diagnostics,
         manifest=manifest,
+        correction=g.get("correction", {}),
     )
 
 

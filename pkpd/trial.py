@@ -214,6 +214,20 @@ def roster(population: Population, patient: Numbers, draw: Numbers | int = 0, tr
     return Roster(n, who)
 
 
+def vectors_roster(population: Population, vectors: int, patients: int, draw: int = 0, trial: int = 0) -> Roster:
+    """``patients`` patients of each of ``vectors`` population vectors, numbered through; leaves scalar or [vectors]."""
+    population = jax.device_get(population)
+
+    def who(rows: np.ndarray) -> tuple[Population, np.ndarray, np.ndarray, np.ndarray]:
+        vector = rows // patients
+        own = jax.tree.map(
+            lambda leaf: leaf[vector] if np.shape(leaf) == (vectors,) and vectors > 1 else leaf, population
+        )
+        return own, np.full(len(rows), draw, np.int32), np.full(len(rows), trial, np.int32), rows.astype(np.int32)
+
+    return Roster(vectors * patients, who)
+
+
 def over_tiles(
     reduce: Callable[[Visits, int], Any],
     people: Roster,
@@ -275,14 +289,11 @@ def visits_of(people: Roster, *args: Any, **kwargs: Any) -> Iterator[Visits]:
 
 
 def event_moments(
-    population: Population,
+    people: Roster,
     arm: Arm,
     days: tuple[int, ...],
     seed: int,
     group: int,
-    patient: Numbers,
-    draw: Numbers | int = 0,
-    trial: Numbers | int = 0,
     landmark: int = -1,
     form: Form = DYNAMIC,
     steps: grid.Grid = grid.DEFAULT,
@@ -291,9 +302,8 @@ def event_moments(
     """Moments of the events of consecutive groups of patients, rescue integrated out, tile by tile (host arrays).
 
     Yields means [groups, 5], second moments [groups, 5, 5] and numbers of failed patients [groups]. ``group`` divides
-    the engine's tile width and len(patient); other arguments as for ``simulate``.
+    the engine's tile width and the number of ``people``; other arguments as for ``simulate``.
     """
-    people = roster(population, patient, draw, trial)
 
     def reduce(v: Visits, there: int) -> tuple[Any, int]:
         return _moments(v, group, landmark), there // group

@@ -53,7 +53,7 @@ def day(p: Parameters, grid: Grid = DEFAULT) -> tuple[Array, Array, Array, Array
 
     Each is [rows] or [rows, patients]. The first row ends at the arrival, ``lag`` hours after the dose was taken; the
     switch comes ``absorption_switch_h`` later, and lag + switch must not exceed 24 h. The last two are alternatives:
-    one ends when the next dose is taken, the other, where nothing changes then, at the arrival of that; see ``acts``.
+    one ends when the next dose is taken, the other, where nothing changes then, at the arrival of that; see ``row``.
     """
     lag, switch = p.lag_time_h, p.absorption_switch_h
     first, second = p.absorption_rate_first_per_h, p.absorption_rate_second_per_h
@@ -80,10 +80,9 @@ def stretch(day: Any, first: Any, last: Any) -> tuple[Any, Any]:
     return (day == first) | (day % DAYS_A_WEEK == 0), (day + 1 == last) | ((day + 1) % DAYS_A_WEEK == 0)
 
 
-def acts(rows: int, begins: Any, ends: Any) -> Array:
-    """Which rows of ``day`` a day of a stretch takes, [rows]."""
-    row = jnp.arange(rows)
-    return ((row > 0) | begins) & jnp.where(ends, row != rows - 1, row != rows - 2)
+def row(step: Any, rows: int, ends: Any) -> Any:
+    """Row of ``day`` of a day's step: steps count from 0 on a day that begins a stretch, else from 1, to rows - 2."""
+    return step + ((step == rows - 2) & ~jnp.asarray(ends)).astype(jnp.int32)
 
 
 def steps_of(grid: Grid, n_days: int) -> int:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
+import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from pkpd.engine import fast, grid
 from pkpd.engine.fast import Carry, Course, Steps
 from pkpd.model import Form
-
-State = TypeVar("State")
 
 
 def one_step(
@@ -29,16 +26,6 @@ def one_step(
     return fast.step(k, y._replace(drug=drug), c, dose_nmol > 0, immune_log_activity, form, plain)
 
 
-def day(step: Callable[..., State], y: State, rows: tuple[Any, ...], begins: Array, ends: Array) -> State:
-    """Moves through a day of a stretch; ``step(y, *row)`` moves through one of ``grid.day``'s rows, [rows, ...]."""
-
-    def body(y: State, xs: tuple[Array, tuple]) -> tuple[State, None]:
-        acts, row = xs
-        return lax.cond(acts, step, lambda y, *row: y, y, *row), None
-
-    return lax.scan(body, y, (grid.acts(len(rows[-1]), begins, ends), rows))[0]
-
-
 def days(
     y: Carry, c: Course, k: Steps, arrival: Array, first: Array, last: Array, dose_nmol: Array, omega: Array, form: Form
 ) -> Carry:
@@ -46,13 +33,17 @@ def days(
 
     k, arrival: of the rows of ``grid.day``. dose_nmol [patients]; omega [weeks, patients] is the immune log activity.
     """
+    rows = arrival.shape[0]
 
     def one_day(d: Array, y: Carry) -> Carry:
         week = lax.dynamic_index_in_dim(omega, d // grid.DAYS_A_WEEK, keepdims=False)
+        begins, ends = grid.stretch(d, first, last)
 
-        def step(y: Carry, k: Steps, arrives: Array) -> Carry:
-            return one_step(y, c, k, arrives, dose_nmol, week, form)
+        def step(s: Array, y: Carry) -> Carry:
+            at = grid.row(s, rows, ends)
+            own, arrives = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, at, keepdims=False), (k, arrival))
+            return one_step(y, c, own, arrives, dose_nmol, week, form)
 
-        return day(step, y, (k, arrival), *grid.stretch(d, first, last))
+        return lax.fori_loop(1 - begins.astype(jnp.int32), rows - 1, step, y)
 
     return lax.fori_loop(first, last, one_day, fast.new_interval(y))

@@ -144,7 +144,7 @@ def _kernel(trees: tuple, form: Form, *refs: Any) -> None:
     """
     c_layout, k_layout, absorption, carry = trees
     days, c_shared, k_shared, c_own, k_own, now, omega, a_own, out = refs
-    n_state, alternative = carry.num_leaves, k_shared.shape[0] - 1
+    n_state, rows = carry.num_leaves, k_shared.shape[0]
     c = c_layout.join(lambda i: c_shared[i], lambda i: c_own[i, :])
     dose_nmol = now[n_state, :]
 
@@ -153,14 +153,14 @@ def _kernel(trees: tuple, form: Form, *refs: Any) -> None:
         begins, ends = grid.stretch(day, days[0], days[1])
 
         def one_step(s: Array, y: fast.Carry) -> fast.Carry:
-            row = s + ((s == alternative - 1) & ~ends).astype(jnp.int32)
+            row = grid.row(s, rows, ends)
             k, arrives = k_layout.join(lambda i: k_shared[row, i], lambda i: k_own[row, i, :])
             a = jax.tree.unflatten(absorption, [a_own[row, i, :] for i in range(absorption.num_leaves)])
             drug = y.drug._replace(depot_nmol=y.drug.depot_nmol + arrives * dose_nmol)
             k, y = k._replace(absorption=a, no_dose_absorption=a), y._replace(drug=drug)
             return fast.step(k, y, c, dose_nmol > 0, immune_log_activity, form, plain=True)
 
-        return lax.fori_loop(1 - begins.astype(jnp.int32), alternative, one_step, y)
+        return lax.fori_loop(1 - begins.astype(jnp.int32), rows - 1, one_step, y)
 
     y = jax.tree.unflatten(carry, [now[i, :] for i in range(n_state)])
     y = lax.fori_loop(days[0], days[1], one_day, y)

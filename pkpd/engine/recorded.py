@@ -106,6 +106,7 @@ def _through(
 
     true = ~(p.lag_time_h[0] < 0)
     c, k, arrival = sparing(prepared, true, p)
+    rows = k, arrival
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(y: fast.Carry, c: fast.Course, k: fast.Steps, arrives: Array, dose: Array, omega: Array) -> fast.Carry:
@@ -117,10 +118,16 @@ def _through(
             auc_nM_h=jnp.where(first, 0, y.auc_nM_h), cmax_nM=jnp.where(first, y.concentration_nM, y.cmax_nM)
         )
 
-        def row(y: fast.Carry, k: fast.Steps, arrives: Array) -> fast.Carry:
-            return step(y, c, k, arrives, dose_nmol, omega)
+        def row(y: fast.Carry, now: tuple[fast.Steps, Array]) -> fast.Carry:
+            return step(y, c, *now, dose_nmol, omega)
 
-        return interval.day(row, y, (k, arrival), begins, ends)
+        # the steps that every day takes are a scan of their own: in a condition, reverse mode keeps copies
+        to_arrival, *_, to_dose, to_next_arrival = (
+            jax.tree.map(lambda x, i=i: x[i], rows) for i in range(len(arrival))
+        )
+        y = lax.cond(begins, row, lambda y, _: y, y, to_arrival)
+        y = lax.scan(lambda y, now: (row(y, now), None), y, jax.tree.map(lambda x: x[1:-2], rows))[0]
+        return row(y, jax.tree.map(lambda a, b: jnp.where(ends, a, b), to_dose, to_next_arrival))
 
     def next_day(y: fast.Carry, xs: tuple[Array, ...]) -> tuple[fast.Carry, Read]:
         y = day(y, *xs)

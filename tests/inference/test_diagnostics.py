@@ -100,7 +100,7 @@ def test_a_correction_that_is_off_does_not_fail_the_fit():
 
 
 def test_the_prior_alone_is_preliminary():
-    word, reasons = verdict(figures(None, None, prior_only=True))
+    word, reasons = verdict(figures([], prior_only=True))
     assert word == "preliminary"
     assert reasons == ["only the prior was drawn: nothing was fitted"]
 
@@ -129,8 +129,11 @@ def test_figures_of_bad_chains():
 def test_figures_of_a_fit():
     surface = SimpleNamespace(centre=np.zeros(2), whiten=np.eye(2), radius=2.0, effective_terms=np.array([3.0, 5.0]))
     far = np.array([[0.0, 0.0], [3.0, 0.0], [1.0, 1.0], [0.0, -2.5]])
-    fit = SimpleNamespace(samples=chains(3), sample_stats=statistics(), coordinates=far, surface=surface)
-    found = figures(fit, SurfaceError(0.12, 0.01, np.zeros((3, 5)), 1.1), solver_failures=0)
+    error, logits = SurfaceError(0.12, 0.01, np.zeros((3, 5)), 1.1), np.zeros((4, 1000, 3, 6))
+    fit = SimpleNamespace(
+        samples=chains(3), sample_stats=statistics(), coordinates=far, surface=surface, error=error, logits=logits
+    )
+    found = figures([fit], solver_failures=0)
     assert found["outside_share"] == 0.5
     assert found["surface_error_rms"] == 0.12
     assert found["solver_failures"] == 0

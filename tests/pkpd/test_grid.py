@@ -18,8 +18,12 @@ LAG = HOURS[0]
 
 def taken(first: int, last: int) -> list[np.ndarray]:
     """Rows of each day from ``first`` up to ``last``."""
-    days = range(first, last)
-    return [np.flatnonzero(grid.acts(len(HOURS), *grid.stretch(d, first, last))) for d in days]
+    found = []
+    for d in range(first, last):
+        begins, ends = grid.stretch(d, first, last)
+        steps = np.arange(0 if begins else 1, len(HOURS) - 1)
+        found.append(np.asarray(grid.row(steps, len(HOURS), ends)))
+    return found
 
 
 @given(st.integers(0, 60), st.integers(1, 40))

@@ -121,7 +121,7 @@ def test_rescue_integrated_out_agrees_with_sampled_rescue(arms):
     arm, n, group = arms["placebo"], 8192, 128
     v = run(arm, np.arange(n))
     sampled = np.asarray(endpoints.events(v.platelets_observed, v.baseline, v.rescued)).astype(float)
-    parts = list(trial.event_moments(arm.population, arm.arm, DAYS, 1, group, np.arange(n)))
+    parts = list(trial.event_moments(trial.roster(arm.population, np.arange(n)), arm.arm, DAYS, 1, group))
     mean, second, failed = (np.concatenate(x) for x in zip(*parts, strict=True))
     assert mean.shape == (n // group, 5) and second.shape == (n // group, 5, 5) and not failed.any()
     se = sampled.std(1) / np.sqrt(n)

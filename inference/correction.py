@@ -1,0 +1,143 @@
+"""The correction of the fit by fresh simulation: Pareto-smoothed importance sampling at posterior draws (design 4.1).
+
+The surface's posterior is a proposal. At each of some draws, every arm is simulated anew with many patients, and the
+counts get the likelihood of these simulations, their Monte Carlo covariance integrated over just as the surface's is;
+the ratio of the two likelihoods is the draw's weight (population Monte Carlo: Cappe et al., J Comput Graph Stat
+2004;13:907; smoothing and k-hat: Vehtari et al., J Mach Learn Res 2024;25:72).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from inference import arviz
+from inference.arm_model import SUPPORT_WIDTH
+from inference.arms import Association, Counts, arrays, association, log_likelihood
+from inference.moments import CORRECTION, grouped
+from inference.progress import Progress
+from inference.surface import evaluate, nested_counts, pooled_correlations
+from pkpd import random
+
+if TYPE_CHECKING:
+    from inference.population import Plan
+    from inference.rounds import Fit
+
+Floats = NDArray[np.float64]
+
+GROUP = 2048  # patients simulated as one of the independent groups of a draw
+INTEGRATION = 256  # normal vectors, half of them the others' opposites, over which a covariance is integrated
+
+
+class Correction(NamedTuple):
+    """Draws of the pooled posterior and their weights; d coordinates."""
+
+    chosen: NDArray[np.int64]  # [S] among all draws, replicate by replicate
+    log_weights: Floats  # [S] smoothed; their exponentials add to 1
+    khat: float
+    ess: float
+    shift_in_sd: dict[str, float]  # by parameter: weighted less plain mean of these draws, in posterior sds
+
+
+class Simulated(NamedTuple):
+    """What fresh patients say at S draws."""
+
+    logits: Floats  # [S, J]
+    variances: Floats  # [S, J] Monte Carlo
+    correlation: Floats  # [J, J] of their errors; arms share patients
+    rho: Floats  # [S, A, 5, 5] correlations of the events within a patient
+
+
+def correct(p: Plan, fits: Sequence[Fit], key: Array, progress: Progress) -> Correction:
+    """Weights of draws taken evenly from all replicates; see the module."""
+    size = p.config.correction
+    share = -(-size.draws // len(fits))
+    each = [np.linspace(0, len(f.coordinates) - 1, share).astype(int) for f in fits]
+    theta = np.concatenate([f.coordinates[rows] for f, rows in zip(fits, each, strict=True)])
+    seen = simulated(p, theta, size.patients, progress)
+    rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms])
+    data = arrays(p.fitted, int(p.fitted.n.max()) + 1)
+    z = normals(key, seen.logits.shape[1])
+    direct = marginal(seen.logits, seen.variances, seen.correlation, seen.rho, rows, data, z)
+    log_ratios = []
+    for f, theirs, ours in zip(fits, np.split(theta, len(fits)), np.split(direct, len(fits)), strict=True):
+        logits, variances = evaluate(f.surface, theirs)
+        rho = np.broadcast_to(np.asarray(f.surface.rho), (share, *f.surface.rho.shape))
+        surface = marginal(logits, variances, np.asarray(f.surface.correlation), rho, rows, data, z)
+        ratio = ours - surface - support(f, theirs)
+        log_ratios.append(ratio - logsumexp(ratio))  # each surface has a constant of its own
+    smoothed, khat = arviz.pareto_smoothed(np.concatenate(log_ratios))
+    weights = np.exp(smoothed - logsumexp(smoothed))
+    starts = np.cumsum([0, *(len(f.coordinates) for f in fits[:-1])])
+    chosen = np.concatenate([start + rows for start, rows in zip(starts, each, strict=True)])
+    shift = {}
+    for name in p.prior.names:
+        draws = np.concatenate([f.samples[name].reshape(-1) for f in fits])
+        shift[name] = float((weights @ draws[chosen] - draws[chosen].mean()) / draws.std())
+    return Correction(chosen, np.log(weights), khat, float(1 / (weights**2).sum()), shift)
+
+
+def simulated(p: Plan, theta: Floats, patients: int, progress: Progress) -> Simulated:
+    """All arms at coordinates theta [S, d], each draw by independent groups of patients that no round has seen."""
+    groups = max(2, -(-patients // GROUP))
+    stage = "correction: simulation"
+    mean, second = grouped(p, theta, -(-patients // groups), groups, CORRECTION, 0, progress, stage)
+    over_groups = mean.mean(axis=0), second.mean(axis=0)
+    successes, trials = nested_counts(over_groups[0], over_groups[1], patients)
+    rate = (successes + 0.5) / (trials + 1.0)
+    information = (trials + 1.0) * rate * (1 - rate)
+    flat = [x.reshape(-1, *x.shape[2:]) for x in (mean, second)]
+    y, w = (x.reshape(groups, len(theta), -1) for x in nested_counts(flat[0], flat[1], patients / groups))
+    residuals = ((y - w * rate) / np.sqrt(information)).reshape(-1, rate.shape[1])
+    size = np.sqrt((residuals**2).mean(axis=0))
+    correlation = (residuals.T @ residuals) / len(residuals) / np.outer(size, size)
+    one = np.ones((1, mean.shape[2]))
+    rho = np.stack([pooled_correlations(m[None], s[None], one) for m, s in zip(*over_groups, strict=True)])
+    return Simulated(np.log(rate / (1 - rate)), 1 / information, correlation, rho)
+
+
+def normals(key: Array, J: int) -> Floats:
+    """Antithetic standard normal vectors [INTEGRATION, J]."""
+    half = random.generator(key).standard_normal((INTEGRATION // 2, J))
+    return np.concatenate([half, -half])
+
+
+def marginal(
+    logits: Floats, variances: Floats, correlation: Floats, rho: Floats, rows: Any, data: Counts, z: Floats
+) -> Floats:
+    """Log likelihood [S] of the counts with logits [S, J] uncertain by ``variances`` [S, J] and ``correlation``.
+
+    rho [S, A, 5, 5] within-patient correlations; rows: arms with data among the A.
+    """
+    root = np.linalg.cholesky(correlation + 1e-9 * np.eye(len(correlation)))
+    link = [association(r[rows]) for r in rho]
+    links = Association(*(jnp.stack(x) for x in zip(*link, strict=True)))
+    return np.asarray(_marginal(*map(jnp.asarray, (logits, np.sqrt(variances), z @ root.T, rows)), links, data))
+
+
+@partial(jax.jit)
+def _marginal(logits: Array, sd: Array, e: Array, rows: Array, links: Association, data: Counts) -> Array:
+    def one(draw: tuple[Array, Array, Association]) -> Array:
+        centre, sd, link = draw
+
+        def at(e: Array) -> Array:
+            return log_likelihood((centre + sd * e).reshape(-1, 6)[rows], data, link).sum()
+
+        return jax.nn.logsumexp(jax.vmap(at)(e)) - jnp.log(len(e))
+
+    return jax.lax.map(one, (logits, sd, links))
+
+
+def support(f: Fit, theta: Floats) -> Floats:
+    """Log of the guard that kept these draws near the surface's design, [S]."""
+    u = (theta - np.asarray(f.surface.centre)) @ np.asarray(f.surface.whiten).T
+    excess = np.maximum(np.sqrt((u**2).sum(axis=1)) - float(f.surface.radius), 0.0)
+    return -0.5 * (excess / SUPPORT_WIDTH) ** 2
