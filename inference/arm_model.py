@@ -38,6 +38,7 @@ class ArmProblem(NamedTuple):
     centre: Array  # [d]
     whiten: Array  # [d, d]
     radius: Array  # []
+    directions: Array  # [q, d]
     coefficients: Array  # [J, p]
     roots: VarianceRoots
     root: Array  # [J, J] Cholesky factor of R
@@ -59,6 +60,7 @@ def arm_problem(surface: Surface, arms: Sequence[str], data: ArmData, terms: int
         surface.centre,
         surface.whiten,
         surface.radius,
+        surface.directions,
         surface.coefficients,
         roots,
         jnp.linalg.cholesky(surface.correlation),
@@ -99,7 +101,7 @@ def arm_model(prior: JointPrior) -> Callable[[ArmProblem], None]:
         theta = prior.sample()
         e = numpyro.sample("surface_z", dist.Normal(0.0, 1.0).expand([problem.root.shape[0]]).to_event(1))
         u = problem.whiten @ (theta - problem.centre)
-        x = features(u)
+        x = features(u, problem.directions)
         logits = problem.coefficients @ x + jnp.sqrt(variances(problem.roots, x)) * (problem.root @ e)
         by_arm = numpyro.deterministic("logits", logits.reshape(-1, 6))
         numpyro.factor("counts", log_likelihood(by_arm[problem.rows], problem.data, problem.link).sum())
@@ -147,19 +149,21 @@ def compile_arms(
     n_arms: int,
     data: ArmData,
     *,
+    cubic: int = 0,
     chains: int = 4,
     warmup: int = 500,
     draws: int = 1000,
     target_accept: float = 0.9,
 ) -> None:
-    """Compiles what ``fit_arms`` will run on a surface of ``n_arms`` arms, before there is one."""
-    d, J, p = prior.dimension, 6 * n_arms, n_terms(prior.dimension)
+    """Compiles what ``fit_arms`` will run on a surface of ``n_arms`` arms, ``cubic`` along so many directions."""
+    d, J, p = prior.dimension, 6 * n_arms, n_terms(prior.dimension, cubic)
     shape = partial(jax.ShapeDtypeStruct, dtype=jnp.float64)
     rows = jax.ShapeDtypeStruct((J * min(VARIANCE_RANK, p), p), jnp.float32)
     problem = ArmProblem(
         shape((d,)),
         shape((d, d)),
         shape(()),
+        shape((cubic, d)),
         shape((J, p)),
         VarianceRoots(rows, shape((J, p))),
         shape((J, J)),

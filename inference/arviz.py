@@ -43,7 +43,7 @@ def pareto_smoothed(log_weights: NDArray[np.float64]) -> tuple[NDArray[np.float6
     """Pareto-smoothed log weights [n] of an importance sampler, and k-hat (Vehtari et al. 2024)."""
     from arviz_stats.base import array_stats
 
-    smoothed, khat = array_stats.psislw(np.asarray(log_weights, np.float64))
+    smoothed, khat = array_stats.psislw(-np.asarray(log_weights, np.float64))  # it wants what weights are 1 over
     return np.asarray(smoothed, np.float64), float(khat)
 
 

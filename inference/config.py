@@ -31,7 +31,7 @@ QUICK: dict[str, Any] = {
     "sampler": {"chains": 4, "warmup": 200, "draws": 250},
     "predictive": {"draws": 150, "patients": 512},
     "replicates": 1,
-    "refine": {"patients": 0},
+    "refine": {"patients": 0, "cubic": 0},
     "correction": {"draws": 0},
 }
 
@@ -61,8 +61,9 @@ class Sampler(Table):
 
 
 class Refine(Table):
-    """Further rounds, as large as the measured error of the surface asks for."""
+    """Further rounds, as large as the measured error of the surface asks for, and the richer shape that is tried."""
 
+    cubic: int = Field(6, ge=0, le=12)  # directions along which that is cubic; 0 for a quadratic surface only
     surface_error: float = Field(0.1, gt=0, le=10)  # at most, in sampling sds of the trial's counts
     patients: int = Field(10**7, ge=0, le=10**9)  # of a round, at most; 0 for no further round
 

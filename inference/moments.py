@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inference.progress import Progress
-from inference.surface import Surface, SurfaceError, surface_error
 from pkpd import endpoints, trial
 from pkpd.devices import tile_width
 from pkpd.errors import InputError
@@ -92,11 +91,7 @@ def grouped(
     )
 
 
-def check_surface(
-    p: Plan, surface: Surface, theta: np.ndarray, replicate: int, r: int, progress: Progress
-) -> SurfaceError:
-    """How far the surface of round ``r`` is off at fresh points theta [F, d], by independent groups of patients."""
+def fresh(p: Plan, theta: np.ndarray, replicate: int, draw: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Fresh simulations that surfaces are checked by, at points theta [F, d]: as of ``grouped``."""
     patients = CHECK_PATIENTS_QUICK if p.config.quick else CHECK_PATIENTS
-    stage = "surface check"
-    mean, second = grouped(p, theta, patients, CHECK_GROUPS, stream(CHECK, replicate), r, progress, stage)
-    return surface_error(surface, theta, mean, second, p.data.n)
+    return grouped(p, theta, patients, CHECK_GROUPS, stream(CHECK, replicate), draw, progress, "surface check")

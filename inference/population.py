@@ -118,7 +118,8 @@ def prepare(p: Plan, draws: Mapping[str, np.ndarray]) -> None:
     from inference import report
 
     with suppress(Exception):
-        compile_arms(p.prior, len(p.arms), p.fitted, **rounds.sampler_settings(p.config))
+        for cubic in dict.fromkeys((0, p.config.refine.cubic)):
+            compile_arms(p.prior, len(p.arms), p.fitted, cubic=cubic, **rounds.sampler_settings(p.config))
     with suppress(Exception):
         report.warm_up(p.library, p.arms[0].arm.rule.levels_mg, draws, p.form)
 

@@ -25,14 +25,14 @@ from threadpoolctl import threadpool_limits
 
 Array = NDArray[np.float64]
 
-FLAT_PENALTY = (0.0, 0.05, 0.5, 0.5)  # prior precisions of intercept, linear, square and cross terms: light
+FLAT_PENALTY = (0.0, 0.05, 0.5, 0.5, 0.5)  # prior precisions of intercept, linear, square, cross, cubic terms: light
 VARIANCE_RANGE = (1e-10, 1e3)  # of a coefficient's prior
 BLOCK_ROWS = 8192  # rows of the design weighted at once: bounds the memory of a Gram matrix
 WARM_START_ROWS = 4_000  # above this many rows, Newton starts from a fit to evenly thinned rows
 
 
 class Terms(NamedTuple):
-    """What each of the p terms is made of: kind 0 intercept, 1 linear, 2 square, 3 cross; its coordinates, -1 none."""
+    """What each of the p terms is made of: kind (an index of FLAT_PENALTY) and its coordinates, -1 for none."""
 
     kind: NDArray[np.int64]  # [p]
     first: NDArray[np.int64]  # [p]
@@ -176,7 +176,7 @@ def _adapted_penalty(gram: Array, beta: Array, dispersion: float, penalty: Array
     target = (gram + np.diag(dispersion * penalty)) @ beta  # X'W(working response)
     # how often each coordinate's strength enters the prior variance of each term: [p, d]
     power = (terms.first[:, None] == np.arange(terms.d)) + 1.0 * (terms.second[:, None] == np.arange(terms.d))
-    strength, scale = np.ones(terms.d), np.array([1.0, 1.0 / FLAT_PENALTY[1], 1.0, 1.0])
+    strength, scale = np.ones(terms.d), np.array([1.0, 1.0 / FLAT_PENALTY[1], 1.0, 1.0, 1.0])
     information = np.diag(gram) / dispersion
     for _ in range(50):
         variance = np.clip(scale[terms.kind] * np.exp(power @ np.log(strength)), *VARIANCE_RANGE)
@@ -187,7 +187,7 @@ def _adapted_penalty(gram: Array, beta: Array, dispersion: float, penalty: Array
         kind, shares = terms.kind[kept], power[kept]
         size = penalty[kept] * (inverse @ target[kept]) ** 2
         determined = np.maximum(1.0 - dispersion * penalty[kept] * np.diag(inverse), 1e-6) * (kind > 0)
-        for k in (1, 2):
+        for k in (1, 2, 4):  # cross terms take theirs from their coordinates
             scale[k] *= np.clip((size[kind == k].sum() + 1e-9) / (determined[kind == k].sum() + 1e-9), 0.1, 10.0)
         # square root: both coordinates of a cross term move at once
         change = np.clip(np.sqrt((size @ shares + 1e-9) / (determined @ shares + 1e-9)), 0.1, 10.0)

@@ -22,9 +22,9 @@ import numpy as np
 from inference.arm_model import fit_arms
 from inference.config import MAX_ROUNDS, Config, Round
 from inference.manifest import code_hash
-from inference.moments import ROUNDS, check_surface, moments, stream
+from inference.moments import ROUNDS, fresh, moments, stream
 from inference.progress import Progress
-from inference.surface import Surface, SurfaceError, fit_surface, widened
+from inference.surface import Surface, SurfaceError, fit_surface, surface_error, widened
 from pkpd import random
 from pkpd.errors import InputError
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from inference.population import Plan
 
 CHECK_POINTS = 50
+SHAPE = 100  # added to the number of a round: draws of the points by which its shape is chosen
 AIM = 0.75  # of the limit of the surface's error: what the next round is to reach
 GROWTH = (2.0, 8.0)  # least and most of a round's patients, in those of the round before
 
@@ -67,7 +68,7 @@ def replicate(
     """All rounds of one replicate; what it has simulated is kept in ``checkpoint``, and goes on from there."""
     config, where = p.config, f"run {number + 1}, " if p.config.replicates > 1 else ""
     checkpoint.mkdir(parents=True, exist_ok=True)
-    theta, rows, before = resume(checkpoint)
+    theta, rows, before, points = resume(checkpoint)
     coordinates = None
     while (size := next_round(config, rows)) is not None:
         r = len(rows)
@@ -78,7 +79,7 @@ def replicate(
             theta = np.asarray(p.prior.unconstrained(p.prior.draws(own, size.vectors)), np.float64)
         elif theta is None:
             theta = widened(own, coordinates, size.vectors, config.widening)
-        remember(checkpoint, theta, rows, before)
+        remember(checkpoint, theta, rows, before, points)
         values = {n: np.asarray(v) for n, v in p.prior.constrained(theta).items()}
         with timed(row, "seconds_simulation"):
             mean, second = moments(
@@ -86,6 +87,15 @@ def replicate(
             )
         with timed(row, "seconds_regression"):
             surface = fit_surface(theta, mean, second, size.patients, near=p.data)
+        if r + 1 >= len(config.rounds) and config.refine.cubic and points is not None:
+            with timed(row, "seconds_regression"):
+                cubic = fit_surface(theta, mean, second, size.patients, near=p.data, cubic=config.refine.cubic)
+            with timed(row, "seconds_check"):
+                seen = fresh(p, points, number, SHAPE + r, progress)
+            errors = [surface_error(s, points, *seen, p.data.n).rms for s in (surface, cubic)]
+            row |= {"error_quadratic": errors[0], "error_cubic": errors[1]}
+            surface = cubic if errors[1] < errors[0] else surface
+        row["terms"] = surface.coefficients.shape[1]
         with timed(row, "seconds_nuts"):
             result = fit_arms(
                 p.prior,
@@ -100,12 +110,11 @@ def replicate(
         coordinates = np.asarray(p.prior.unconstrained(samples), np.float64).reshape(-1, p.prior.dimension)
         if before is not None:
             row["shift_of_means_in_sd"] = float(np.max(np.abs(coordinates.mean(0) - before) / coordinates.std(0)))
+        some = random.generator(jax.random.fold_in(own, 2)).choice(len(coordinates), 2 * CHECK_POINTS, replace=False)
+        here, points = np.split(coordinates[some], 2)  # for this surface, and for the shape of the next
         if r + 1 >= len(config.rounds):
             with timed(row, "seconds_check"):
-                fresh = random.generator(jax.random.fold_in(own, 2)).choice(
-                    len(coordinates), CHECK_POINTS, replace=False
-                )
-                error = check_surface(p, surface, coordinates[fresh], number, r, progress)
+                error = surface_error(surface, here, *fresh(p, here, number, r, progress), p.data.n)
             row |= {"surface_error_rms": error.rms, "surface_chi_square": error.chi_square}
         before, theta = coordinates.mean(0), None
         rows.append(row)
@@ -120,25 +129,33 @@ def sampler_settings(config: Config) -> dict[str, int]:
     return config.sampler.model_dump()
 
 
-def remember(checkpoint: Path, theta: np.ndarray, rows: list[dict[str, Any]], before: np.ndarray | None) -> None:
-    """Keep the vectors of a round and the rows of those before it, with the version of the code that made them."""
-    means = np.full(theta.shape[1], np.nan) if before is None else before
+def remember(
+    checkpoint: Path,
+    theta: np.ndarray,
+    rows: list[dict[str, Any]],
+    before: np.ndarray | None,
+    points: np.ndarray | None,
+) -> None:
+    """Keep the vectors of a round, the rows of those before it and what the round takes from the last posterior: its
+    means and points. With the version of the code that made them.
+    """
+    last = {} if before is None or points is None else {"before": before, "points": points}
     temporary = checkpoint / "round.part.npz"
-    np.savez(temporary, theta=theta, means=means, rows=json.dumps(rows), code=code_hash())
+    np.savez(temporary, theta=theta, rows=json.dumps(rows), code=code_hash(), **last)
     temporary.replace(checkpoint / "round.npz")
 
 
-def resume(checkpoint: Path) -> tuple[np.ndarray | None, list[dict[str, Any]], np.ndarray | None]:
-    """Vectors of the round that was interrupted, rows and means of those before it; nothing where nothing was begun."""
+def resume(checkpoint: Path) -> tuple[np.ndarray | None, list[dict[str, Any]], np.ndarray | None, np.ndarray | None]:
+    """Vectors, rows, means and points that ``remember`` kept of the interrupted round; nothing where it kept none."""
     file = checkpoint / "round.npz"
     if not file.exists():
-        return None, [], None
+        return None, [], None, None
     with np.load(file) as saved:
         if str(saved["code"]) != code_hash():
             run = checkpoint.parent.parent
             raise InputError(f"{run}: begun by another version of the code; drop it with --force")
-        means = saved["means"]
-        return saved["theta"], json.loads(str(saved["rows"])), None if np.isnan(means).any() else means
+        before, points = (saved[name] if name in saved else None for name in ("before", "points"))
+        return saved["theta"], json.loads(str(saved["rows"])), before, points
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """A smooth, differentiable estimate of what every arm is expected to report, with its own uncertainty.
 
 Each of the six proportions of an arm (``inference.arms.LOGITS``) is a logistic regression, quadratic in the
-coordinates of the population vector, on batches of simulated patients. The batches of all arms at one vector share
+coordinates of the population vector and, if asked for, cubic along the directions that move the counts most, on batches
+of simulated patients. The batches of all arms at one vector share
 their patients, so the errors of the proportions are correlated; the covariance of the predicted logits is
 
     S_jl(theta) = R_jl sqrt(v_j(theta) v_l(theta)),   v_j(theta) = x(theta)' Sigma_j x(theta),
@@ -16,6 +17,7 @@ semidefinite whatever theta: the Schur product of R and the rank-one sqrt(v) sqr
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -30,6 +32,8 @@ from pkpd.errors import InputError
 
 Floats = NDArray[np.float64]
 
+DIRECTION_BATCHES = 6000  # enough to find directions, not to know a surface
+
 
 class Surface(NamedTuple):
     """A fitted surface over d coordinates, p terms, A arms and J = 6 A logits (arm by arm). A pytree."""
@@ -37,6 +41,7 @@ class Surface(NamedTuple):
     centre: Array  # [d] mean of the design
     whiten: Array  # [d, d] lower triangular: u = whiten (theta - centre) has unit covariance over the design
     radius: Array  # [] largest |u| of the design: beyond it the surface is an extrapolation
+    directions: Array  # [q, d] orthonormal, of u: the surface is cubic along them, q may be 0
     coefficients: Array  # [J, p]
     covariance: Array  # [J, p, p] of the coefficients
     correlation: Array  # [J, J] R
@@ -50,31 +55,67 @@ class Surface(NamedTuple):
         return self.rho.shape[0]
 
 
-def n_terms(d: int) -> int:
-    """Number of terms of a quadratic in d coordinates: 378 for 26."""
-    return 1 + d + d * (d + 1) // 2
+def n_terms(d: int, q: int = 0) -> int:
+    """Number of terms of a quadratic in d coordinates, 378 for 26, and of the cubic ones along q directions."""
+    return 1 + d + d * (d + 1) // 2 + q * (q + 1) * (q + 2) // 6
 
 
-def features(u: Array) -> Array:
-    """Terms [..., p] of standardised coordinates u [..., d]: 1, u_i, (u_i^2 - 1)/sqrt 2, u_i u_k; orthonormal if u is
-    standard normal."""
+def features(u: Array, directions: Array) -> Array:
+    """Terms [..., p] of standardised coordinates u [..., d]: 1, u_i, (u_i^2 - 1)/sqrt 2, u_i u_k, and the cubic ones
+    along ``directions`` [q, d]; orthonormal if u is standard normal.
+    """
     d = u.shape[-1]
     rows, columns = np.triu_indices(d, 1)
     products = u[..., :, None] * u[..., None, :]
     cross = products.reshape(*u.shape[:-1], d * d)[..., rows * d + columns]
-    return jnp.concatenate([jnp.ones_like(u[..., :1]), u, (u**2 - 1) / np.sqrt(2.0), cross], axis=-1)
+    parts = [jnp.ones_like(u[..., :1]), u, (u**2 - 1) / np.sqrt(2.0), cross, *cubic_terms(u @ directions.T)]
+    return jnp.concatenate(parts, axis=-1)
 
 
-def quadratic_terms(d: int) -> Terms:
+def cubic_terms(z: Any) -> list[Any]:
+    """Hermite products of order 3 in z [..., q], NumPy or JAX: of z_i^3, z_i^2 z_k and z_i z_j z_k; unit variance."""
+    q = z.shape[-1]
+    squared, alone = np.nonzero(~np.eye(q, dtype=bool))
+    i, j, k = np.array(list(combinations(range(q), 3)), int).reshape(-1, 3).T
+    return [
+        (z**3 - 3 * z) / np.sqrt(6.0),
+        (z[..., squared] ** 2 - 1) / np.sqrt(2.0) * z[..., alone],
+        z[..., i] * z[..., j] * z[..., k],
+    ]
+
+
+def terms_of(d: int, q: int = 0) -> Terms:
     """What the terms of ``features`` are made of, in their order."""
     rows, columns = np.triu_indices(d, 1)
     none, each = np.full(1, -1), np.arange(d)
+    cubic = np.full(n_terms(d, q) - n_terms(d), -1)
     return Terms(
-        np.repeat([0, 1, 2, 3], [1, d, d, len(rows)]),
-        np.concatenate([none, each, each, rows]),
-        np.concatenate([none, np.full(d, -1), each, columns]),
+        np.repeat([0, 1, 2, 3, 4], [1, d, d, len(rows), len(cubic)]),
+        np.concatenate([none, each, each, rows, cubic]),
+        np.concatenate([none, np.full(d, -1), each, columns, cubic]),
         d,
     )
+
+
+def leading_directions(u: Floats, successes: Floats, trials: Floats, n: Floats, q: int) -> Floats:
+    """The q orthonormal directions [q, d] of u along which the counts of arms of ``n`` [A] patients move most.
+
+    Leading eigenvectors of the mean over the design of the Fisher information that these counts have of u, from a
+    quadratic fit to thinned batches.
+    """
+    d = u.shape[1]
+    thin = slice(None, None, max(1, len(u) // DIRECTION_BATCHES))
+    fit = regress(_features_numpy(u[thin]), successes[thin], trials[thin], terms_of(d))
+    rate, share = successes.sum(0) / trials.sum(0), trials.mean(0) / trials.mean(0).max()
+    information = np.repeat(n, 6) * share * rate * (1 - rate)
+    rows, columns = np.triu_indices(d, 1)
+    total = np.zeros((d, d))
+    for weight, beta in zip(information, fit.coefficients, strict=True):
+        linear, squares = beta[1 : 1 + d], beta[1 + d : 1 + 2 * d]
+        curved = np.diag(np.sqrt(2.0) * squares)
+        curved[rows, columns] = curved[columns, rows] = beta[1 + 2 * d :]
+        total += weight * (np.outer(linear, linear) + curved @ curved)
+    return np.linalg.eigh(total)[1][:, ::-1][:, :q].T
 
 
 def fit_surface(
@@ -84,22 +125,26 @@ def fit_surface(
     patients: int,
     *,
     near: ArmData | None = None,
+    cubic: int = 0,
     adapt_penalty: bool = True,
 ) -> Surface:
     """Regress the moments of K batches of ``patients`` patients on their population vectors.
 
     theta [K, d] coordinates; mean [K, A, 5] and second [K, A, 5, 5] averages of ``endpoints.expected_events`` over the
     patients of a batch, who go through all arms. ``near`` weights the batches that look like these data when the
-    within-patient correlations are pooled. Raises InputError for shapes that do not fit, too few or bad numbers.
+    within-patient correlations are pooled. cubic: directions along which the surface has cubic terms. Raises
+    InputError for shapes that do not fit, too few or bad numbers.
     """
     theta, mean, second = (np.asarray(a, np.float64) for a in (theta, mean, second))
     _check_round(theta, mean, second, patients)
     d = theta.shape[1]
     centre, whiten = _standardise(theta)
     u = (theta - centre) @ whiten.T
-    design = np.asarray(_features_numpy(u))
     successes, trials = nested_counts(mean, second, patients)
-    fit = regress(design, successes, trials, quadratic_terms(d), adapt_penalty=adapt_penalty)
+    n = np.ones(mean.shape[1]) if near is None else near.n
+    directions = leading_directions(u, successes, trials, n, cubic) if cubic else np.zeros((0, d))
+    design = _features_numpy(u, directions)
+    fit = regress(design, successes, trials, terms_of(d, cubic), adapt_penalty=adapt_penalty)
     return Surface(
         *(
             jnp.asarray(a, jnp.float64)
@@ -107,6 +152,7 @@ def fit_surface(
                 centre,
                 whiten,
                 np.sqrt((u**2).sum(1)).max(),
+                directions,
                 fit.coefficients,
                 fit.covariance,
                 _residual_correlation(fit.residuals),
@@ -150,7 +196,7 @@ def pooled_correlations(mean: Floats, second: Floats, weights: Floats) -> Floats
 
 def mean_logits(surface: Surface, theta: Array) -> Array:
     """Logits [J] at one vector of coordinates [d]."""
-    return surface.coefficients @ features(surface.whiten @ (theta - surface.centre))
+    return surface.coefficients @ features(surface.whiten @ (theta - surface.centre), surface.directions)
 
 
 def evaluate(surface: Surface, theta: Any) -> tuple[Floats, Floats]:
@@ -159,7 +205,7 @@ def evaluate(surface: Surface, theta: Any) -> tuple[Floats, Floats]:
         np.asarray(a) for a in (surface.centre, surface.whiten, surface.coefficients, surface.covariance)
     )
     theta = np.asarray(theta, np.float64)
-    x = _features_numpy((theta.reshape(-1, theta.shape[-1]) - centre) @ whiten.T)
+    x = _features_numpy((theta.reshape(-1, theta.shape[-1]) - centre) @ whiten.T, np.asarray(surface.directions))
     variances = np.stack([((x @ c) * x).sum(axis=1) for c in covariance], axis=1)
     shape = (*theta.shape[:-1], len(coefficients))
     return (x @ coefficients.T).reshape(shape), variances.reshape(shape)
@@ -226,9 +272,10 @@ def _noise_free_square(errors: Floats) -> Floats:
     return (errors.sum(axis=0) ** 2 - (errors**2).sum(axis=0)) / (groups * (groups - 1))
 
 
-def _features_numpy(u: Floats) -> Floats:
+def _features_numpy(u: Floats, directions: Floats | None = None) -> Floats:
     rows, columns = np.triu_indices(u.shape[1], 1)
-    return np.hstack([np.ones((len(u), 1)), u, (u**2 - 1) / np.sqrt(2.0), u[:, rows] * u[:, columns]])
+    parts = [np.ones((len(u), 1)), u, (u**2 - 1) / np.sqrt(2.0), u[:, rows] * u[:, columns]]
+    return np.hstack(parts if directions is None else [*parts, *cubic_terms(u @ directions.T)])
 
 
 def _standardise(theta: Floats) -> tuple[Floats, Floats]:

@@ -14,7 +14,7 @@ SMALL = [
     "sampler={chains=2,warmup=100,draws=100}",
     "predictive={draws=20,patients=64}",
     "replicates=1",
-    "refine.patients=0",
+    "refine={patients=0,cubic=0}",
     "correction.draws=0",
 ]
 

@@ -17,10 +17,11 @@ from inference.surface import (
     evaluate,
     features,
     fit_surface,
+    n_terms,
     nested_counts,
     pooled_correlations,
-    quadratic_terms,
     surface_error,
+    terms_of,
     widened,
 )
 from pkpd.errors import InputError
@@ -60,20 +61,47 @@ def fresh():
 
 def test_features_match_their_description():
     d = 5
-    terms, u = quadratic_terms(d), np.random.default_rng(0).standard_normal((7, d))
-    x = np.asarray(features(jnp.asarray(u)))
+    terms, u = terms_of(d), np.random.default_rng(0).standard_normal((7, d))
+    x = np.asarray(features(jnp.asarray(u), jnp.zeros((0, u.shape[1]))))
     assert x.shape == (7, 1 + d + d * (d + 1) // 2)
     for t in range(x.shape[1]):
         i, k = terms.first[t], terms.second[t]
         expected = {0: np.ones(7), 1: u[:, i], 2: (u[:, i] ** 2 - 1) / np.sqrt(2), 3: u[:, i] * u[:, k]}
         np.testing.assert_allclose(x[:, t], expected[int(terms.kind[t])])
-    assert quadratic_terms(26).kind.size == 378
+    assert terms_of(26).kind.size == 378
 
 
 def test_features_are_orthonormal_under_the_design():
     u = np.random.default_rng(1).standard_normal((200_000, 3))
-    x = np.asarray(features(jnp.asarray(u)))
+    x = np.asarray(features(jnp.asarray(u), jnp.zeros((0, u.shape[1]))))
     np.testing.assert_allclose(x.T @ x / len(x), np.eye(x.shape[1]), atol=0.03)
+
+
+def test_cubic_features_are_orthonormal_too():
+    rng = np.random.default_rng(2)
+    u = rng.standard_normal((400_000, 4))
+    directions = np.linalg.qr(rng.standard_normal((4, 4)))[0][:3]
+    x = np.asarray(features(jnp.asarray(u), jnp.asarray(directions)))
+    assert x.shape[1] == terms_of(4, 3).kind.size == n_terms(4, 3) == 15 + 10
+    np.testing.assert_allclose(x.T @ x / len(x), np.eye(x.shape[1]), atol=0.05)
+
+
+def test_cubic_terms_take_a_wide_design_where_a_quadratic_fails():
+    """A design three times as wide, many batches: what is left is shape, and the check at fresh points sees it."""
+    rng = np.random.default_rng(3)
+    theta = 3 * rng.standard_normal((4000, 4)) * SD
+    mean, second = toy.simulate(theta, PATIENTS, rng)
+    points = 2 * rng.standard_normal((40, 4)) * SD
+    groups = [toy.simulate(points, 4096, rng) for _ in range(2)]
+    seen = [np.stack(x) for x in zip(*groups, strict=True)]
+    data = ArmData(toy.ARMS, N, toy.trial(np.zeros(4), N, rng))
+    error = {}
+    for cubic in (0, 3):
+        fitted = fit_surface(theta, mean, second, PATIENTS, near=data, cubic=cubic)
+        assert fitted.coefficients.shape == (18, n_terms(4, cubic)) and fitted.directions.shape == (cubic, 4)
+        np.testing.assert_allclose(fitted.directions @ fitted.directions.T, np.eye(cubic), atol=1e-12)
+        error[cubic] = surface_error(fitted, points, *seen, N).rms
+    assert error[3] < 0.7 * error[0]
 
 
 def test_recovers_the_known_probabilities(surface, fresh):
@@ -153,7 +181,7 @@ def test_roots_give_the_variances(surface, fresh):
     u = jnp.asarray((fresh - np.asarray(surface.centre)) @ np.asarray(surface.whiten).T)
     for rank, tolerance in ((15, 1e-4), (12, 0.15)):
         roots = variance_roots(np.asarray(surface.covariance), rank)
-        found = np.asarray(jax.vmap(lambda row, roots=roots: variances(roots, features(row)))(u))
+        found = np.asarray(jax.vmap(lambda row, roots=roots: variances(roots, features(row, surface.directions)))(u))
         assert np.sqrt(np.mean((found / exact - 1) ** 2)) < tolerance
 
 
