@@ -93,38 +93,48 @@ def correlations(names: list[str], matrix: np.ndarray) -> Figure:
 
 
 def rounds(result: FitResult) -> Figure:
-    """Round by round: error of the surface, movement of the posterior, time."""
+    """Round by round and run by run: error of the surface, movement of the posterior, time."""
     kept = result.rounds
-    at = np.arange(1, len(kept) + 1)
-    colour = labels.ARM_COLOURS[0]
-    stages = {"seconds_simulation": "simulation", "seconds_regression": "regression", "seconds_nuts": "NUTS"}
+    runs = sorted({int(row.get("replicate", 1)) for row in kept})
+    stages = {"seconds_simulation": "simulation", "seconds_regression": "regression", "seconds_nuts": "NUTS",
+              "seconds_check": "check"}  # fmt: skip
     with style():
         fig = figure(2.9, "Rounds of the fit")
         axes = fig.subplots(1, 3)
         for ax, key, title in ((axes[0], "surface_error_rms", "error of the surface\n(rms, sampling sds)"),
                                (axes[1], "shift_of_means_in_sd", "largest shift of a mean\nsince the round before (sd)")
                                ):  # fmt: skip
-            values = np.array([row.get(key, np.nan) for row in kept], float)
-            ax.plot(at, values, "o-", color=colour)
-            for x, y in zip(at, values, strict=True):
-                if np.isfinite(y):
-                    ax.annotate(f"{y:.2g}", (x, y), xytext=(7, 3), textcoords="offset points")
-            ax.set_ylim(0, 1.25 * np.nanmax(values) if np.nanmax([*values, 0.0]) > 0 else 1)
+            every = np.array([row.get(key, np.nan) for row in kept], float)
+            for run, colour in zip(runs, labels.ARM_COLOURS * len(runs), strict=False):
+                own = [row for row in kept if int(row.get("replicate", 1)) == run]
+                at = np.array([int(row.get("round", i + 1)) for i, row in enumerate(own)])
+                values = np.array([row.get(key, np.nan) for row in own], float)
+                ax.plot(at, values, "o-", color=colour, label=f"run {run}")
+                for x, y in zip(at, values, strict=True):
+                    if np.isfinite(y) and len(runs) == 1:
+                        ax.annotate(f"{y:.2g}", (x, y), xytext=(7, 3), textcoords="offset points")
+            ax.set_ylim(0, 1.25 * np.nanmax(every) if np.nanmax([*every, 0.0]) > 0 else 1)
             ax.set_title(title)
-            if not np.isfinite(values).any():
+            last = max(int(row.get("round", i + 1)) for i, row in enumerate(kept))
+            ax.set_xticks(np.arange(1, last + 1))
+            ax.set_xlim(0.5, last + 0.5)
+            ax.set_xlabel("round")
+            if not np.isfinite(every).any():
                 ax.annotate("not measured", (0.5, 0.5), xycoords="axes fraction", ha="center")
-        bottom = np.zeros(len(kept))
-        for (key, name), shade in zip(stages.items(), labels.dose_colours([1, 2, 3]), strict=True):
+            elif len(runs) > 1:
+                ax.legend(loc="lower left", fontsize=8.5)
+        at, bottom = np.arange(1, len(kept) + 1), np.zeros(len(kept))
+        for (key, name), shade in zip(stages.items(), labels.dose_colours([1, 2, 3, 4]), strict=True):
             seconds = np.array([row.get(key, 0.0) for row in kept], float)
             axes[2].bar(at, seconds, 0.6, bottom, color=shade, label=name)
             bottom += seconds
         axes[2].set_title("wall time (s)")
         axes[2].legend(loc="upper left", fontsize=8.5)
-        axes[2].set_ylim(0, 1.5 * max(bottom.max(), 1e-9))
-        for ax in axes:
-            ax.set_xticks(at)
-            ax.set_xlim(0.5, len(kept) + 0.5)
-            ax.set_xlabel("round")
+        axes[2].set_ylim(0, 1.6 * max(bottom.max(), 1e-9))
+        named = [f"{row.get('replicate', 1):g}.{row.get('round', i + 1):g}" for i, row in enumerate(kept)]
+        axes[2].set_xticks(at, named if len(runs) > 1 else [name.partition(".")[2] for name in named])
+        axes[2].set_xlim(0.5, len(kept) + 0.5)
+        axes[2].set_xlabel("run and round" if len(runs) > 1 else "round")
     return fig
 
 

@@ -102,6 +102,7 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
     laws = [*plan.library.demography_entries.values(), *plan.library.covariate_entries.values()]
     return posterior | {
         "r": result,
+        "runs": len({row.get("replicate", 1) for row in result.rounds}),
         "config": config,
         "library": plan.library,
         "missing": missing,

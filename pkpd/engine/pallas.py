@@ -1,7 +1,7 @@
 """The fast engine as a GPU kernel: one patient a thread, its state in registers from one visit to the next.
 
-Coefficients of the steps are read, not recomputed: 196 bytes a patient and step, at 60% of the bandwidth of an H200
-while it computes (measured); to recompute them in the kernel would be one and a half times the step's own arithmetic.
+Coefficients of the steps are read, not recomputed: 168 bytes a patient and step (196 were read at 60% of the bandwidth
+of an H200 while it computed); to recompute them in the kernel would be one and a third times the step's own arithmetic.
 
 The kernel runs ``fast.step``, the same code as on a CPU. What varies between patients is kept as rows of one array
 [rows, patients]; what all patients share as one short vector of scalars. Indices are 32 bits wide: a batch holds up to
