@@ -118,8 +118,9 @@ def marginal(
     rho [S, A, 5, 5] within-patient correlations; rows: arms with data among the A.
     """
     root = np.linalg.cholesky(correlation + 1e-9 * np.eye(len(correlation)))
-    link = [association(r[rows]) for r in rho]
-    links = Association(*(jnp.stack(x) for x in zip(*link, strict=True)))
+    own = rho[:, rows]
+    flat = association(own.reshape(-1, *own.shape[2:]))  # arms of all draws at once
+    links = Association(*(x.reshape(*own.shape[:2], *x.shape[1:]) for x in flat))
     return np.asarray(_marginal(*map(jnp.asarray, (logits, np.sqrt(variances), z @ root.T, rows)), links, data))
 
 
