@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pkpd.engine import grid
@@ -26,6 +26,7 @@ def taken(first: int, last: int) -> list[np.ndarray]:
     return found
 
 
+@settings(deadline=None, max_examples=50, derandomize=True)
 @given(st.integers(0, 60), st.integers(1, 40))
 def test_steps_fill_the_days_between_readings(first, n_days):
     by_day = taken(first, first + n_days)
