@@ -16,7 +16,7 @@ from inference.output import RUN_MARK, write_text
 
 DISTRIBUTION = "hetrombopag-pkpd"
 PACKAGES = (
-    "jax", "jaxlib", "llvmlite", "numpyro", "diffrax", "arviz-base", "arviz-stats", "arviz-plots",
+    "jax", "jaxlib", "llvmlite", "numpyro", "blackjax", "diffrax", "arviz-base", "arviz-stats", "arviz-plots",
     "numpy", "pandas", "scipy", "xarray", "h5netcdf", "pyarrow", "pydantic",
 )  # fmt: skip
 
