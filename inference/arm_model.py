@@ -15,6 +15,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from inference.arms import ArmData, Association, Counts, arrays, association, log_likelihood
+from inference.checkpoint import NOTHING_KEPT, Checkpoint
 from inference.priors import JointPrior
 from inference.regression import one_blas_thread
 from inference.samplers.nuts import Nuts, NutsResult, nuts_sampler
@@ -187,6 +188,7 @@ def fit_arms(
     draws: int = 1000,
     target_accept: float = 0.9,
     progress: Callable[[int, int], None] | None = None,
+    keep: Checkpoint = NOTHING_KEPT,
 ) -> NutsResult:
     """NUTS on the arm-level posterior. Samples hold every parameter [chains, draws] and ``logits`` [.., A, 6].
 
@@ -199,4 +201,4 @@ def fit_arms(
     z = (middle - jnp.asarray(prior.location())) / jnp.asarray(prior.scale())
     initial = {"prior_z": z, "surface_z": jnp.zeros((chains, problem.root.shape[0]))}
     run = _sampler(prior, warmup, draws, target_accept).run
-    return run(key, initial, (problem,), covariance_guess(prior, surface, problem), progress)
+    return run(key, initial, (problem,), covariance_guess(prior, surface, problem), progress, keep)

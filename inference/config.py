@@ -73,6 +73,7 @@ class Correction(Table):
 
     draws: int = Field(1000, ge=0, le=10**5)
     patients: int = Field(16384, ge=2048, le=10**6)
+    rounds: int = Field(1, ge=0, le=5)  # further rounds, from the weighted draws, while it does not confirm the fit
 
 
 class Predictive(Table):

@@ -22,7 +22,10 @@ from scipy.special import logsumexp
 from inference import arviz
 from inference.arm_model import SUPPORT_WIDTH
 from inference.arms import Association, Counts, arrays, association, log_likelihood
+from inference.checkpoint import NOTHING_KEPT, Checkpoint
+from inference.diagnostics import CRITERIA
 from inference.moments import CORRECTION, grouped
+from inference.predictive import Answer
 from inference.progress import Progress
 from inference.surface import evaluate, nested_counts, pooled_correlations
 from pkpd import random
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+LIMITS = {c.name: c.limit for c in CRITERIA}
 GROUP = 2048  # patients simulated as one of the independent groups of a draw
 INTEGRATION = 256  # normal vectors, half of them the others' opposites, over which a covariance is integrated
 
@@ -46,6 +50,38 @@ class Correction(NamedTuple):
     ess: float
     shift_in_sd: dict[str, float]  # by parameter: weighted less plain mean of these draws, in posterior sds
 
+    @property
+    def largest_shift(self) -> tuple[str, float]:
+        """The parameter whose mean moves most, and how far, in posterior sds."""
+        name = max(self.shift_in_sd, key=lambda name: abs(self.shift_in_sd[name]))
+        return name, abs(self.shift_in_sd[name])
+
+    @property
+    def usable(self) -> bool:
+        """Whether the weighted draws can stand for the posterior: k-hat and effective draws as the verdict asks."""
+        return self.khat < LIMITS["khat"] and self.ess >= LIMITS["correction_ess"]
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the surface's posterior may stand as it is."""
+        return self.usable and self.largest_shift[1] <= LIMITS["correction_shift_in_sd"]
+
+
+def resampled(weighted: Correction, n: int, key: Array) -> NDArray[np.int64]:
+    """n numbers of draws, as often as their weights say (systematic resampling), in random order."""
+    rng = random.generator(key)
+    heights = (np.arange(n) + rng.uniform()) / n
+    at = np.searchsorted(np.cumsum(np.exp(weighted.log_weights)), heights)
+    return weighted.chosen[rng.permutation(np.minimum(at, len(weighted.chosen) - 1))]
+
+
+def reweighted(answer: Answer, weighted: Correction, key: Array) -> Answer:
+    """The posterior made of its weighted draws, each as often as its weight says; of the same shape."""
+    shape = answer.sample_stats["diverging"].shape
+    chain, draw = np.unravel_index(resampled(weighted, int(np.prod(shape)), key).reshape(shape), shape)
+    samples, stats = ({n: v[chain, draw] for n, v in part.items()} for part in (answer.samples, answer.sample_stats))
+    return Answer(samples, stats, answer.logits[chain, draw])
+
 
 class Simulated(NamedTuple):
     """What fresh patients say at S draws."""
@@ -56,13 +92,15 @@ class Simulated(NamedTuple):
     rho: Floats  # [S, A, 5, 5] correlations of the events within a patient
 
 
-def correct(p: Plan, fits: Sequence[Fit], key: Array, progress: Progress) -> Correction:
-    """Weights of draws taken evenly from all replicates; see the module."""
+def correct(
+    p: Plan, fits: Sequence[Fit], key: Array, number: int, progress: Progress, keep: Checkpoint = NOTHING_KEPT
+) -> Correction:
+    """Weights of draws taken evenly from all replicates; see the module. ``number`` names the random streams."""
     size = p.config.correction
     share = -(-size.draws // len(fits))
     each = [np.linspace(0, len(f.coordinates) - 1, share).astype(int) for f in fits]
     theta = np.concatenate([f.coordinates[rows] for f, rows in zip(fits, each, strict=True)])
-    seen = simulated(p, theta, size.patients, progress)
+    seen = simulated(p, theta, size.patients, number, progress, keep)
     rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms])
     data = arrays(p.fitted, int(p.fitted.n.max()) + 1)
     z = normals(key, seen.logits.shape[1])
@@ -85,11 +123,13 @@ def correct(p: Plan, fits: Sequence[Fit], key: Array, progress: Progress) -> Cor
     return Correction(chosen, np.log(weights), khat, float(1 / (weights**2).sum()), shift)
 
 
-def simulated(p: Plan, theta: Floats, patients: int, progress: Progress) -> Simulated:
+def simulated(
+    p: Plan, theta: Floats, patients: int, number: int, progress: Progress, keep: Checkpoint = NOTHING_KEPT
+) -> Simulated:
     """All arms at coordinates theta [S, d], each draw by independent groups of patients that no round has seen."""
     groups = max(2, -(-patients // GROUP))
-    stage = "correction: simulation"
-    mean, second = grouped(p, theta, -(-patients // groups), groups, CORRECTION, 0, progress, stage)
+    stage = f"correction {number + 1}: simulation" if number else "correction: simulation"
+    mean, second = grouped(p, theta, -(-patients // groups), groups, CORRECTION, number, progress, stage, keep)
     over_groups = mean.mean(axis=0), second.mean(axis=0)
     successes, trials = nested_counts(over_groups[0], over_groups[1], patients)
     rate = (successes + 0.5) / (trials + 1.0)

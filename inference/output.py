@@ -127,9 +127,9 @@ def staging_of(path: Path) -> Path:
 def run_directory(path: str | Path, *, force: bool = False, resume: bool = False) -> Iterator[Path]:
     """A folder for the caller to fill; it becomes ``path`` at the end.
 
-    On any exception it vanishes, except that an interrupted run which left something in ``checkpoint/`` is kept
-    for ``resume``. ``force`` replaces a finished run and drops an unfinished one. InputErrors as in
-    ``refuse_existing_run``.
+    On any exception it vanishes, except that a run which was interrupted, or met a full disk, and left something in
+    ``checkpoint/`` is kept for ``resume``. ``force`` replaces a finished run and drops an unfinished one. InputErrors
+    as in ``refuse_existing_run``.
     """
     asked = path
     refuse_existing_run(path, force=force, resume=resume)
@@ -144,7 +144,8 @@ def run_directory(path: str | Path, *, force: bool = False, resume: bool = False
             yield staging
             _replace_folder(staging, path)
         except BaseException as error:
-            worth_keeping = resumed or not isinstance(error, (InputError, OSError))
+            refused = isinstance(error, InputError) and not isinstance(error.__cause__, OSError)
+            worth_keeping = resumed or not refused
             if not (worth_keeping and has_checkpoint(staging)):
                 shutil.rmtree(staging, ignore_errors=True)
             if isinstance(error, InputError):  # says where the file was to be, not where it was built

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,19 +13,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inference import correction, diagnostics, predictive, rounds, store
+from inference import checkpoint, correction, diagnostics, manifest, predictive, rounds, store
 from inference.arm_model import compile_arms
 from inference.arms import ArmData
+from inference.checkpoint import Checkpoint
 from inference.config import Config
 from inference.config import plan as resolve
+from inference.correction import Correction
 from inference.moments import POSTERIOR, PRIOR
+from inference.output import CHECKPOINT
 from inference.priors import JointPrior
 from inference.progress import Progress
-from inference.rounds import timed
+from inference.rounds import Fit, timed
 from pkpd.model import Form
 from pkpd.parameters import Library
 from pkpd.planned import PlannedArm, planned_arms
+from pkpd.scenario import Scenario
 
+STAGES = {"simulation": "simulation", "regression": "regression", "NUTS": "nuts", "surface check": "check"}
 PRIOR_DRAWS = 4000  # kept in the run, for the sds that contraction is measured against
 
 
@@ -37,6 +43,7 @@ class Plan(NamedTuple):
     arms: list[PlannedArm]
     data: ArmData  # of all arms of the scenario
     fitted: ArmData  # of the arms that are not left out
+    scenario: Scenario
     days: tuple[int, ...]
     landmark: int
     form: Form
@@ -55,6 +62,7 @@ def plan(config: Config) -> Plan:
         [arms[name] for name in read.data.arms],
         read.data,
         read.fitted,
+        read.scenario,
         tuple(read.scenario.trial.visits_d),
         read.scenario.landmark,
         form,
@@ -64,9 +72,10 @@ def plan(config: Config) -> Plan:
 def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
     """Run the fit of a config and save it to ``folder``; returns its diagnostics, with ``verdict`` and ``reasons``.
 
-    What a round has simulated is kept in ``folder/checkpoint``, so an interrupted fit goes on from there.
+    What it has computed is kept in ``folder/checkpoint``, and an interrupted fit goes on from there to the same result.
     """
     p = plan(config)
+    keep = checkpoint.begin(folder / CHECKPOINT, identity(p))
     seconds: dict[str, float] = {}
     key = jax.random.key(config.seed)
     prior_values = p.prior.draws(jax.random.fold_in(key, 1), max(PRIOR_DRAWS, config.predictive.draws))
@@ -79,35 +88,66 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
         figures = diagnostics.figures([], prior_only=True)
         verdict, reasons = diagnostics.verdict(figures)
         outcome = figures, verdict, reasons, seconds
-        store.save(predictive.result(p, [], None, prior_values, prior_trials, prior_trials, *outcome), folder)
+        store.save(predictive.result(p, None, [], {}, prior_values, prior_trials, prior_trials, *outcome), folder)
         return {**figures, "verdict": verdict, "reasons": reasons}
-    fits = [
-        rounds.replicate(
-            p, r, jax.random.fold_in(key, 1000 + r), folder / "checkpoint" / f"run-{r + 1}", progress, seconds
-        )
-        for r in range(config.replicates)
-    ]
+    fits, weighted = replicates(p, key, keep, progress, seconds)
+    answer = predictive.pooled(fits)
     measured: dict[str, Any] = {"solver_failures": 0}  # moments stops at the first
     if len(fits) > 1:
         allowed, in_sd = diagnostics.largest_difference([f.samples for f in fits])
         measured |= {"runs_difference": allowed, "runs_difference_in_sd": in_sd}
-    weighted = None
-    if config.correction.draws:
-        with timed(seconds, "correction"):
-            weighted = correction.correct(p, fits, jax.random.fold_in(key, 3), progress)
-        shifts = weighted.shift_in_sd
-        most = max(shifts, key=lambda name: abs(shifts[name]))
+    if weighted is not None:
+        most, shift = weighted.largest_shift
         measured |= {"khat": weighted.khat, "correction_ess": weighted.ess}
-        measured |= {"correction_shift_in_sd": abs(shifts[most]), "correction_shifts_most": most}
-    chosen = spread(np.concatenate([f.coordinates for f in fits]), config.predictive.draws)
-    values = {n: np.asarray(v) for n, v in p.prior.constrained(chosen).items()}
+        measured |= {"correction_shift_in_sd": shift, "correction_shifts_most": most}
+    figures = diagnostics.figures(fits, **measured)
+    weights = predictive.weights_of(weighted, answer)
+    if weighted is not None and weighted.usable and not weighted.confirms:
+        answer, weights = correction.reweighted(answer, weighted, jax.random.fold_in(key, 5)), {}
+        figures = diagnostics.of_weighted_draws(figures)
+    coordinates = np.asarray(p.prior.unconstrained(answer.samples), np.float64).reshape(-1, p.prior.dimension)
+    values = {n: np.asarray(v) for n, v in p.prior.constrained(spread(coordinates, config.predictive.draws)).items()}
     with timed(seconds, "posterior predictive"):
         trials = predictive.trials(p, values, POSTERIOR, progress, "posterior predictive trials")
-    figures = diagnostics.figures(fits, **measured)
     verdict, reasons = diagnostics.verdict(figures)
     outcome = figures, verdict, reasons, seconds
-    store.save(predictive.result(p, fits, weighted, prior_values, prior_trials, trials, *outcome), folder)
+    rows = [row for f in fits for row in f.rounds]
+    for shown, stage in STAGES.items():
+        seconds[shown] = sum(row.get(f"seconds_{stage}", 0.0) for row in rows)
+    store.save(predictive.result(p, answer, rows, weights, prior_values, prior_trials, trials, *outcome), folder)
     return {**figures, "verdict": verdict, "reasons": reasons}
+
+
+def replicates(
+    p: Plan, key: jax.Array, keep: Checkpoint, progress: Progress, seconds: dict[str, float]
+) -> tuple[list[Fit], Correction | None]:
+    """All replicates and their correction; where it does not confirm them, they go on from the weighted draws."""
+    config = p.config
+    corrected: list[np.ndarray] = []
+    while True:
+        fits = []
+        for r in range(config.replicates):
+            own = jax.random.fold_in(key, 1000 + r)
+            fits.append(rounds.replicate(p, r, own, keep.at(f"run-{r + 1}"), progress, corrected))
+        if not config.correction.draws:
+            return fits, None
+        n = len(corrected)
+        with timed(seconds, "correction"):
+            own = jax.random.fold_in(jax.random.fold_in(key, 3), n)
+            weighted = correction.correct(p, fits, own, n, progress, keep.at(f"correction-{n + 1}"))
+        if weighted.confirms or n == config.correction.rounds:
+            return fits, weighted
+        coordinates = np.concatenate([f.coordinates for f in fits])
+        corrected.append(coordinates[correction.resampled(weighted, len(coordinates), jax.random.fold_in(own, 1))])
+
+
+def identity(p: Plan) -> dict[str, Any]:
+    """What everything in a checkpoint follows from, for ``checkpoint.begin``."""
+    texts = {"config": p.config.to_toml(), "data": repr((p.data.arms, p.data.n.tolist(), p.data.counts.tolist()))}
+    texts |= {"scenario": p.scenario.model_dump_json()}
+    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    versions = {name: manifest.versions()[name] for name in ("jax", "jaxlib", "numpyro", "numpy", "scipy", "llvmlite")}
+    return {**hashes, "code": manifest.code_hash(), "library": manifest.library_hash(), "versions": versions}
 
 
 def prepare(p: Plan, draws: Mapping[str, np.ndarray]) -> None:

@@ -99,10 +99,28 @@ def fixed_parameters(p: Plan) -> list[dict[str, Any]]:
     return [{"name": e.name, "value": e.value, "unit": e.unit, "source": e.source, "status": e.status} for e in entries]
 
 
+class Answer(NamedTuple):
+    """The posterior as it is reported: chains of all replicates."""
+
+    samples: dict[str, np.ndarray]  # [chains, draws]
+    sample_stats: dict[str, np.ndarray]  # [chains, draws]
+    logits: np.ndarray  # [chains, draws, A, 6] of the surfaces
+
+
+def pooled(fits: Sequence[Fit]) -> Answer:
+    """Samples, their statistics and logits of all replicates, chains after chains."""
+    samples, stats = (
+        {n: np.concatenate([getattr(f, part)[n] for f in fits]) for n in getattr(fits[0], part)}
+        for part in ("samples", "sample_stats")
+    )
+    return Answer(samples, stats, np.concatenate([f.logits for f in fits]))
+
+
 def result(
     p: Plan,
-    fits: Sequence[Fit],
-    weighted: Correction | None,
+    answer: Answer | None,
+    rounds: list[dict[str, Any]],
+    weights: Mapping[str, np.ndarray],
     prior_values: Mapping[str, np.ndarray],
     prior_trials: list[ArmCourses],
     predicted: list[ArmCourses],
@@ -111,46 +129,36 @@ def result(
     reasons: list[str],
     seconds: Mapping[str, float],
 ) -> FitResult:
-    """Everything a run directory holds; no ``fits`` when only the prior was drawn."""
-    samples, stats, logits = pooled(fits) if fits else ({}, {}, None)
+    """Everything a run directory holds; no ``answer`` when only the prior was drawn."""
     return FitResult(
         config_toml=p.config.to_toml(),
         arms=tuple(a.name for a in p.arms),
         quantities=endpoints.NAMES,
-        fitted=tuple(a.name in p.fitted.arms and bool(fits) for a in p.arms),
+        fitted=tuple(a.name in p.fitted.arms and answer is not None for a in p.arms),
         observed=p.data.counts,
         n=p.data.n,
-        posterior=samples,
+        posterior={} if answer is None else answer.samples,
         prior=dict(prior_values),
-        sample_stats=stats,
+        sample_stats={} if answer is None else answer.sample_stats,
         posterior_predictive=np.stack([c.counts for c in predicted], 1),
         prior_predictive=np.stack([c.counts for c in prior_trials], 1),
-        logits=logits,
+        logits=None if answer is None else answer.logits,
         visit_days=p.days,
         **course_summary(p, predicted),
-        rounds=[row for f in fits for row in f.rounds],
+        rounds=rounds,
         diagnostics=dict(figures),
         verdict=verdict,
         reasons=list(reasons),
         seconds=dict(seconds),
         fixed=fixed_parameters(p),
         manifest={},
-        correction=weights_of(weighted, stats),
+        correction=dict(weights),
     )
 
 
-def weights_of(weighted: Correction | None, stats: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def weights_of(weighted: Correction | None, answer: Answer) -> dict[str, np.ndarray]:
     """Chain, draw and log weight of the draws that the correction simulated; {} without one."""
     if weighted is None:
         return {}
-    chain, draw = np.unravel_index(weighted.chosen, stats["diverging"].shape)
+    chain, draw = np.unravel_index(weighted.chosen, answer.sample_stats["diverging"].shape)
     return {"chain_of": chain, "draw_of": draw, "log_weight": weighted.log_weights}
-
-
-def pooled(fits: Sequence[Fit]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
-    """Samples, their statistics and logits of all replicates, chains after chains."""
-    samples, stats = (
-        {n: np.concatenate([getattr(f, part)[n] for f in fits]) for n in getattr(fits[0], part)}
-        for part in ("samples", "sample_stats")
-    )
-    return samples, stats, np.concatenate([f.logits for f in fits])

@@ -10,23 +10,23 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from inference.arm_model import fit_arms
+from inference.checkpoint import Checkpoint
 from inference.config import MAX_ROUNDS, Config, Round
-from inference.manifest import code_hash
 from inference.moments import ROUNDS, fresh, moments, stream
 from inference.progress import Progress
-from inference.surface import Surface, SurfaceError, fit_surface, surface_error, widened
+from inference.surface import Floats, Surface, SurfaceError, fit_surface, surface_error, widened
 from pkpd import random
-from pkpd.errors import InputError
+from pkpd.endpoints import NAMES
 
 if TYPE_CHECKING:
     from inference.population import Plan
@@ -38,124 +38,169 @@ GROWTH = (2.0, 8.0)  # least and most of a round's patients, in those of the rou
 
 
 class Fit(NamedTuple):
-    """The last round of a replicate: draws by name [chains, draws], their statistics, logits [chains, draws, A, 6]."""
+    """A round of a replicate: draws by name [chains, draws], their statistics, logits [chains, draws, A, 6]."""
 
     samples: dict[str, np.ndarray]
     sample_stats: dict[str, np.ndarray]
     logits: np.ndarray
     coordinates: np.ndarray  # [chains draws, d]
+    points: np.ndarray  # [CHECK_POINTS, d] of them, by which the shape of the next round is chosen
     surface: Surface
-    error: SurfaceError
+    error: SurfaceError  # not a number where it was not measured
     rounds: list[dict[str, Any]]
 
 
-def next_round(config: Config, rows: list[dict[str, Any]]) -> Round | None:
-    """Size of the round after those in ``rows``; None where the surface is near enough or may not grow."""
+def next_round(config: Config, rows: list[dict[str, Any]], further: int = 0) -> Round | None:
+    """Size of the round after those in ``rows``; None where the surface is near enough or may not grow.
+
+    ``further`` rounds follow, each of twice the patients, that the correction asked for.
+    """
     if len(rows) < len(config.rounds):
         return config.rounds[len(rows)]
     last, refine = rows[-1], config.refine
     error, patients = last["surface_error_rms"], last["vectors"] * last["patients"]
-    if error <= refine.surface_error or len(rows) >= MAX_ROUNDS or patients >= refine.patients:
+    near = error <= refine.surface_error or patients >= refine.patients
+    if len(rows) >= MAX_ROUNDS or (near and further <= sum(row["further"] for row in rows)):
         return None
-    growth = np.clip((error / (AIM * refine.surface_error)) ** 2, *GROWTH)
-    vectors = math.ceil(min(growth * patients, refine.patients) / last["patients"])
+    growth = GROWTH[0] if near else np.clip((error / (AIM * refine.surface_error)) ** 2, *GROWTH)
+    vectors = math.ceil(min(growth * patients, max(refine.patients, patients)) / last["patients"])
     return Round(vectors=vectors, patients=last["patients"])
 
 
 def replicate(
-    p: Plan, number: int, key: jax.Array, checkpoint: Path, progress: Progress, seconds: dict[str, float]
+    p: Plan,
+    number: int,
+    key: jax.Array,
+    keep: Checkpoint,
+    progress: Progress,
+    corrected: Sequence[Floats] = (),
 ) -> Fit:
-    """All rounds of one replicate; what it has simulated is kept in ``checkpoint``, and goes on from there."""
-    config, where = p.config, f"run {number + 1}, " if p.config.replicates > 1 else ""
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    theta, rows, before, points = resume(checkpoint)
-    coordinates = None
-    while (size := next_round(config, rows)) is not None:
+    """All rounds of one replicate; ``keep`` gets the pieces it goes on from.
+
+    Each of ``corrected``, coordinates [draws, d] of a posterior that simulation has corrected, asks for a further round
+    that draws its vectors from it.
+    """
+    rows: list[dict[str, Any]] = []
+    last: Fit | None = None
+    while (size := next_round(p.config, rows, len(corrected))) is not None:
         r = len(rows)
-        stage = f"{where}round {r + 1}: "
-        row: dict[str, Any] = {"replicate": number + 1, "round": r + 1, **size.model_dump()}
-        own = jax.random.fold_in(key, 100 + r)
-        if theta is None and coordinates is None:
-            theta = np.asarray(p.prior.unconstrained(p.prior.draws(own, size.vectors)), np.float64)
-        elif theta is None:
-            theta = widened(own, coordinates, size.vectors, config.widening)
-        remember(checkpoint, theta, rows, before, points)
-        values = {n: np.asarray(v) for n, v in p.prior.constrained(theta).items()}
-        with timed(row, "seconds_simulation"):
-            mean, second = moments(
-                p, values, size.patients, stream(ROUNDS, number), r, progress, stage + "simulation", checkpoint
-            )
+        asked = sum(row["further"] for row in rows)
+        further = r >= len(p.config.rounds) and next_round(p.config, rows, asked) is None
+        start = corrected[asked] if further else None if last is None else last.coordinates
+        name = f"round-{r + 1}"
+        make = partial(one_round, p, number, key, rows, size, further, start, last, keep.at(name), progress)
+        last = from_arrays(keep.piece(name, partial(_as_piece, make)))
+        keep.drop(name)
+        rows = last.rounds
+    assert last is not None  # a config has a round at least
+    return last
+
+
+def one_round(
+    p: Plan,
+    number: int,
+    key: jax.Array,
+    before: list[dict[str, Any]],
+    size: Round,
+    further: bool,
+    start: Floats | None,
+    last: Fit | None,
+    keep: Checkpoint,
+    progress: Progress,
+) -> Fit:
+    """The round after those of ``before``: simulation at vectors from the prior or, widened, from ``start``; surface;
+    NUTS; and, from the config's last round on, the choice of the shape and the error of the surface.
+    """
+    config, r = p.config, len(before)
+    where = f"run {number + 1}, " if config.replicates > 1 else ""
+    stage = f"{where}round {r + 1}: "
+    row: dict[str, Any] = {"replicate": number + 1, "round": r + 1, **size.model_dump(), "further": int(further)}
+    own = jax.random.fold_in(key, 100 + r)
+    if start is None:
+        theta = np.asarray(p.prior.unconstrained(p.prior.draws(own, size.vectors)), np.float64)
+    else:
+        theta = widened(own, start, size.vectors, config.widening)
+    values = {n: np.asarray(v) for n, v in p.prior.constrained(theta).items()}
+    with timed(row, "seconds_simulation"):
+        mean, second = moments(
+            p, values, size.patients, stream(ROUNDS, number), r, progress, stage + "simulation", keep.at("simulation")
+        )
+    with timed(row, "seconds_regression"):
+        surface = fit_surface(theta, mean, second, size.patients, near=p.data)
+    if r + 1 >= len(config.rounds) and config.refine.cubic and last is not None:
         with timed(row, "seconds_regression"):
-            surface = fit_surface(theta, mean, second, size.patients, near=p.data)
-        if r + 1 >= len(config.rounds) and config.refine.cubic and points is not None:
-            with timed(row, "seconds_regression"):
-                cubic = fit_surface(theta, mean, second, size.patients, near=p.data, cubic=config.refine.cubic)
-            with timed(row, "seconds_check"):
-                seen = fresh(p, points, number, SHAPE + r, progress)
-            errors = [surface_error(s, points, *seen, p.data.n).rms for s in (surface, cubic)]
-            row |= {"error_quadratic": errors[0], "error_cubic": errors[1]}
-            surface = cubic if errors[1] < errors[0] else surface
-        row["terms"] = surface.coefficients.shape[1]
-        with timed(row, "seconds_nuts"):
-            result = fit_arms(
-                p.prior,
-                surface,
-                [a.name for a in p.arms],
-                p.fitted,
-                jax.random.fold_in(own, 1),
-                **sampler_settings(config),
-                progress=partial(progress, stage + "NUTS"),
-            )
-        samples = {n: result.samples[n] for n in p.prior.names}
-        coordinates = np.asarray(p.prior.unconstrained(samples), np.float64).reshape(-1, p.prior.dimension)
-        if before is not None:
-            row["shift_of_means_in_sd"] = float(np.max(np.abs(coordinates.mean(0) - before) / coordinates.std(0)))
-        some = random.generator(jax.random.fold_in(own, 2)).choice(len(coordinates), 2 * CHECK_POINTS, replace=False)
-        here, points = np.split(coordinates[some], 2)  # for this surface, and for the shape of the next
-        if r + 1 >= len(config.rounds):
-            with timed(row, "seconds_check"):
-                error = surface_error(surface, here, *fresh(p, here, number, r, progress), p.data.n)
-            row |= {"surface_error_rms": error.rms, "surface_chi_square": error.chi_square}
-        before, theta = coordinates.mean(0), None
-        rows.append(row)
-        for name in ("simulation", "regression", "nuts", "check"):
-            shown = {"nuts": "NUTS", "check": "surface check"}.get(name, name)
-            seconds[shown] = seconds.get(shown, 0.0) + row.get(f"seconds_{name}", 0.0)
-    return Fit(samples, result.sample_stats, result.samples["logits"], coordinates, surface, error, rows)
+            cubic = fit_surface(theta, mean, second, size.patients, near=p.data, cubic=config.refine.cubic)
+        with timed(row, "seconds_check"):
+            seen = fresh(p, last.points, number, SHAPE + r, progress, keep.at("shape"))
+        errors = [surface_error(s, last.points, *seen, p.data.n).rms for s in (surface, cubic)]
+        row |= {"error_quadratic": errors[0], "error_cubic": errors[1]}
+        surface = cubic if errors[1] < errors[0] else surface
+    row["terms"] = surface.coefficients.shape[1]
+    with timed(row, "seconds_nuts"):
+        result = fit_arms(
+            p.prior,
+            surface,
+            [a.name for a in p.arms],
+            p.fitted,
+            jax.random.fold_in(own, 1),
+            **sampler_settings(config),
+            progress=partial(progress, stage + "NUTS"),
+            keep=keep.at("nuts"),
+        )
+    samples = {n: result.samples[n] for n in p.prior.names}
+    coordinates = np.asarray(p.prior.unconstrained(samples), np.float64).reshape(-1, p.prior.dimension)
+    if last is not None:
+        shift = np.abs(coordinates.mean(0) - last.coordinates.mean(0)) / coordinates.std(0)
+        row["shift_of_means_in_sd"] = float(shift.max())
+    some = random.generator(jax.random.fold_in(own, 2)).choice(len(coordinates), 2 * CHECK_POINTS, replace=False)
+    here, points = np.split(coordinates[some], 2)  # for this surface, and for the shape of the next
+    error = SurfaceError(math.nan, math.nan, np.full((len(p.arms), len(NAMES)), math.nan), math.nan)
+    if r + 1 >= len(config.rounds):
+        with timed(row, "seconds_check"):
+            seen = fresh(p, here, number, r, progress, keep.at("check"))
+            error = surface_error(surface, here, *seen, p.data.n)
+        row |= {"surface_error_rms": error.rms, "surface_chi_square": error.chi_square}
+    rows = [*before, row]
+    return Fit(samples, result.sample_stats, result.samples["logits"], coordinates, points, surface, error, rows)
+
+
+def to_arrays(fit: Fit) -> dict[str, np.ndarray]:
+    """A round as a piece of the checkpoint."""
+    tables = {name: getattr(fit, name) for name in ("samples", "sample_stats")}
+    arrays = {f"{table}.{name}": values for table, columns in tables.items() for name, values in columns.items()}
+    for table, record in (("surface", fit.surface._asdict()), ("error", fit.error._asdict())):
+        arrays |= {f"{table}.{name}": np.asarray(values) for name, values in record.items()}
+    plain = {name: getattr(fit, name) for name in ("logits", "coordinates", "points")}
+    return arrays | plain | {"rounds": np.asarray(json.dumps(fit.rounds))}
+
+
+def _as_piece(make: Callable[[], Fit]) -> dict[str, np.ndarray]:
+    return to_arrays(make())
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Fit:
+    """The round that ``to_arrays`` kept."""
+    tables: dict[str, dict[str, Any]] = {"samples": {}, "sample_stats": {}, "surface": {}, "error": {}}
+    for name, values in arrays.items():
+        table, _, column = name.partition(".")
+        if column:
+            tables[table][column] = values
+    error = {name: values if name == "by_count" else float(values) for name, values in tables["error"].items()}
+    return Fit(
+        tables["samples"],
+        tables["sample_stats"],
+        arrays["logits"],
+        arrays["coordinates"],
+        arrays["points"],
+        Surface(**{name: jnp.asarray(values) for name, values in tables["surface"].items()}),
+        SurfaceError(**error),
+        json.loads(str(arrays["rounds"])),
+    )
 
 
 def sampler_settings(config: Config) -> dict[str, int]:
     """NUTS as the config has it."""
     return config.sampler.model_dump()
-
-
-def remember(
-    checkpoint: Path,
-    theta: np.ndarray,
-    rows: list[dict[str, Any]],
-    before: np.ndarray | None,
-    points: np.ndarray | None,
-) -> None:
-    """Keep the vectors of a round, the rows of those before it and what the round takes from the last posterior: its
-    means and points. With the version of the code that made them.
-    """
-    last = {} if before is None or points is None else {"before": before, "points": points}
-    temporary = checkpoint / "round.part.npz"
-    np.savez(temporary, theta=theta, rows=json.dumps(rows), code=code_hash(), **last)
-    temporary.replace(checkpoint / "round.npz")
-
-
-def resume(checkpoint: Path) -> tuple[np.ndarray | None, list[dict[str, Any]], np.ndarray | None, np.ndarray | None]:
-    """Vectors, rows, means and points that ``remember`` kept of the interrupted round; nothing where it kept none."""
-    file = checkpoint / "round.npz"
-    if not file.exists():
-        return None, [], None, None
-    with np.load(file) as saved:
-        if str(saved["code"]) != code_hash():
-            run = checkpoint.parent.parent
-            raise InputError(f"{run}: begun by another version of the code; drop it with --force")
-        before, points = (saved[name] if name in saved else None for name in ("before", "points"))
-        return saved["theta"], json.loads(str(saved["rows"])), before, points
 
 
 @contextmanager

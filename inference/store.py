@@ -32,6 +32,7 @@ COLUMNS = ("parameter", "unit", "mean", "sd", "q2.5", "q50", "q97.5",
 PLATELET_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEDIAN_QUANTILES = (0.025, 0.5, 0.975)
 COUNT_UNIT = "1e9/L"
+TIMES = "seconds_of_rounds"  # in the diagnostics
 
 
 class FitResult(NamedTuple):
@@ -84,7 +85,8 @@ def save(result: FitResult, folder: str | Path) -> None:
     write_bytes(folder / POSTERIOR, _netcdf(tree(result)))
     write_text(folder / SUMMARY, summary(result).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     head = {"verdict": result.verdict, "reasons": list(result.reasons)}
-    write_text(folder / DIAGNOSTICS, _json(head | dict(result.diagnostics) | {"seconds": result.seconds}))
+    times = {"seconds": result.seconds, TIMES: [_timed(row, True) for row in result.rounds]}
+    write_text(folder / DIAGNOSTICS, _json(head | dict(result.diagnostics) | times))
     if result.manifest:
         write_text(folder / RUN_MARK, _json(result.manifest))
 
@@ -98,7 +100,7 @@ def load(folder: str | Path) -> FitResult:
         config = (folder / CONFIG).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{folder / CONFIG}: cannot be read as text") from None
-    for key, kind in (("verdict", str), ("reasons", list), ("seconds", dict)):
+    for key, kind in (("verdict", str), ("reasons", list), ("seconds", dict), (TIMES, list)):
         if not isinstance(diagnostics.get(key), kind):
             raise InputError(f"{folder / DIAGNOSTICS}: no legal '{key}'; the run is damaged: fit again")
     path = folder / POSTERIOR
@@ -237,7 +239,7 @@ def tree(result: FitResult) -> xr.DataTree:
         "examples": _dataset({n: (("arm", "patient", "visit_day")[: np.ndim(v)], np.asarray(v),
                                   {"unit": "mg" if n == "dose_mg" else COUNT_UNIT})
                               for n, v in result.examples.items()}, arm),
-        "rounds": _dataset(_columns(result.rounds, "round")),
+        "rounds": _dataset(_columns([_timed(row, False) for row in result.rounds], "round")),
         "fixed_parameters": _dataset(_columns(result.fixed, "parameter")),
     }  # fmt: skip
     if result.correction:
@@ -324,7 +326,7 @@ def _from_groups(g: Mapping[str, Any], config: str, diagnostics: dict[str, Any],
         level_share=courses["level_share"],
         levels_mg=courses["dose_mg"][1:],
         examples={k: v for k, v in g["examples"].items() if k != "arm"},
-        rounds=_rows(g["rounds"]),
+        rounds=[row | now for row, now in zip(_rows(g["rounds"]), diagnostics.pop(TIMES), strict=True)],
         fixed=_rows(g["fixed_parameters"]),
         verdict=diagnostics.pop("verdict"),
         reasons=diagnostics.pop("reasons"),
@@ -333,6 +335,11 @@ def _from_groups(g: Mapping[str, Any], config: str, diagnostics: dict[str, Any],
         manifest=manifest,
         correction=g.get("correction", {}),
     )
+
+
+def _timed(row: Mapping[str, Any], times: bool) -> dict[str, Any]:
+    """What a round took, or all else: times stay out of posterior.nc, whose arrays a seed decides to the bit."""
+    return {k: v for k, v in row.items() if k.startswith("seconds_") == times}
 
 
 def _rows(columns: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:

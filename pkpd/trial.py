@@ -228,6 +228,11 @@ def vectors_roster(population: Population, vectors: int, patients: int, draw: in
     return Roster(vectors * patients, who)
 
 
+def part_of(people: Roster, first: int, n: int) -> Roster:
+    """Up to ``n`` rows of a roster from row ``first`` on: the same patients."""
+    return Roster(min(n, people.n - first), lambda rows: people.who(rows + first))
+
+
 def over_tiles(
     reduce: Callable[[Visits, int], Any],
     people: Roster,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference import output
+from inference import checkpoint, output
 from inference.config import Config, load, plan
 from inference.console import say
 from inference.manifest import write_manifest
@@ -69,10 +69,11 @@ def _run_one(config: Config, where: str, out: Path, *, resume: bool, force: bool
             diagnostics = population.fit(config, folder, progress)
             write_manifest(folder, "fit", config.seed, {"config": text})
             report.build(folder)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InputError):
         if output.has_checkpoint(output.staging_of(out)):
-            print(f"pkpd: what was simulated for {out} is kept; --resume continues from there", file=sys.stderr)
+            print(f"pkpd: what was computed for {out} is kept; --resume continues from there", file=sys.stderr)
         raise
+    checkpoint.finish(out / output.CHECKPOINT)
     say(f"{diagnostics['verdict']}: {'; '.join(diagnostics['reasons']) or 'every criterion is met'}")
     say(f"report: {out / 'report.html'}")
     return int(diagnostics["verdict"] == "failed")

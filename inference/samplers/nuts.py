@@ -15,6 +15,9 @@ from jax import Array
 from numpyro.infer.hmc import HMCState, hmc
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from inference.checkpoint import NOTHING_KEPT, Checkpoint
+from pkpd.errors import InputError
+
 Model = Callable[..., Any]
 Progress = Callable[[int, int], None]
 LONGEST_CHUNK = 100  # iterations between two reports of progress
@@ -43,7 +46,7 @@ def nuts_sampler(
     target_accept: float = 0.9,
     max_tree_depth: int = 10,
 ) -> Nuts:
-    """``run(key, initial, args=(), inverse_mass=None, progress=None)``, which compiles once for data of one shape.
+    """``run(key, initial, args=(), inverse_mass=None, progress=None, keep=NOTHING_KEPT)``, compiled once for a shape.
 
     ``compile(initial, args)`` does that before there are data: it takes arrays or ShapeDtypeStructs, from any thread.
 
@@ -54,8 +57,9 @@ def nuts_sampler(
     and the second adapts the step size to it. (Windows that adapt each chain by itself start from 25 draws, too
     few for a dense matrix of some 40 dimensions: they spent nine tenths of all gradients.)
 
-    ``progress(done, total)`` is called every 100 iterations or oftener. Raises RuntimeError unless jax_enable_x64 is
-    on: in float32 the energy error of a step is mostly rounding.
+    ``progress(done, total)`` is called every 100 iterations or oftener, and as often ``keep`` gets a piece from which
+    the run goes on. Raises InputError where the density is no number at a chain's start; RuntimeError unless
+    jax_enable_x64 is on: in float32 the energy error of a step is mostly rounding.
     """
     if warmup < 2 or draws < 1:
         raise ValueError(f"warmup = {warmup} must be at least 2, draws = {draws} at least 1")
@@ -130,6 +134,7 @@ def nuts_sampler(
         args: tuple[Any, ...] = (),
         inverse_mass: Array | None = None,
         progress: Progress | None = None,
+        keep: Checkpoint = NOTHING_KEPT,
     ) -> NutsResult:
         if not jax.config.read("jax_enable_x64"):
             raise RuntimeError("NUTS needs float64: jax.config.update('jax_enable_x64', True) first")
@@ -140,20 +145,30 @@ def nuts_sampler(
         first, second = jax.random.split(key)
         done = 0
 
+        def advanced(state: HMCState) -> dict[str, np.ndarray]:
+            return _flat(*compiled_advance(state, args))
+
         def iterate(state: HMCState, n: int) -> tuple[HMCState, dict[str, Any]]:
             nonlocal done
-            kept = []
+            parts = []
             for _ in range(n // chunk):
-                state, drawn = compiled_advance(state, args)
-                kept.append(jax.tree.map(np.asarray, drawn))  # waits for the chunk, so progress is true
+                kept = keep.piece(f"iteration-{done + chunk}", partial(advanced, state))
+                state, drawn = _unflat(kept, state)
+                parts.append(drawn)
                 done += chunk
                 if progress is not None:
                     progress(done, 2 * half + draws)
-            return state, jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
+            return state, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
         if inverse_mass is None:
             inverse_mass = jnp.eye(n)
         state = compiled_start(z, jax.random.split(first, chains), jnp.asarray(inverse_mass, jnp.float64), args)
+        if not np.isfinite(state.potential_energy).all():
+            chain = int(np.argmin(np.isfinite(state.potential_energy)))
+            raise InputError(
+                f"the log posterior density is {-float(state.potential_energy[chain])} where chain {chain + 1} starts: "
+                "a likelihood that is no number, or data that the model cannot produce"
+            )
         state, drawn = iterate(state, half)
         inverse_mass = pooled_covariance(drawn["z"], inverse_mass)
         state = compiled_start(state.z, jax.random.split(second, chains), inverse_mass, args)
@@ -171,8 +186,8 @@ def nuts_sampler(
 def nuts(
     model: Model, key: Array, initial: Mapping[str, Array], args: tuple[Any, ...] = (), **settings: Any
 ) -> NutsResult:
-    """One run of ``nuts_sampler(model, **settings)``; ``inverse_mass`` and ``progress`` may be among the settings."""
-    now = {name: settings.pop(name, None) for name in ("inverse_mass", "progress")}
+    """One run of ``nuts_sampler(model, **settings)``; what ``run`` takes besides may be among the settings."""
+    now = {name: settings.pop(name) for name in ("inverse_mass", "progress", "keep") if name in settings}
     return nuts_sampler(model, **settings).run(key, initial, args, **now)
 
 
@@ -197,6 +212,27 @@ def _sites(z: Array, like: Mapping[str, Any]) -> dict[str, Array]:
     """The latent vector z [n] as its sites."""
     ends = np.cumsum([math.prod(leaf.shape) for leaf in like.values()])[:-1]
     return {site: part.reshape(like[site].shape) for site, part in zip(like, jnp.split(z, ends), strict=True)}
+
+
+def _flat(state: HMCState, drawn: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """State and draws of a chunk as arrays by name, keys as their data."""
+    leaves = (jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(state))
+    return {f"state_{i}": np.asarray(x) for i, x in enumerate(leaves)} | {n: np.asarray(x) for n, x in drawn.items()}
+
+
+def _unflat(kept: Mapping[str, np.ndarray], like: HMCState) -> tuple[HMCState, dict[str, np.ndarray]]:
+    """What ``_flat`` made, back again; ``like`` is a state of the same shapes."""
+    leaves, structure = jax.tree.flatten(like)
+    stored = [kept[f"state_{i}"] for i in range(len(leaves))]
+    state = [
+        jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(old)) if _is_key(old) else jnp.asarray(x)
+        for x, old in zip(stored, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, state), {n: x for n, x in kept.items() if not n.startswith("state_")}
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _potential(model: Model, like: Mapping[str, Any], *args: Any) -> Callable[[Array], Array]:
