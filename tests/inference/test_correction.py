@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import toy
 
-from inference import arviz, correction
+from inference import arviz, correction, predictive
 from inference.arms import ArmData, arrays, association, log_likelihood
 from inference.surface import evaluate, fit_surface
 
@@ -59,6 +59,33 @@ def test_smoothed_weights_of_a_known_ratio():
     w = np.exp(smoothed) / np.exp(smoothed).sum()
     assert abs(w @ x - 0.3) < 0.06 and khat < 0.5
     assert arviz.pareto_smoothed(2.5 * x**2)[1] > 0.7  # a target with heavier tails than the proposal
+
+
+def weighted(weights, shift=0.0, khat=0.1):
+    chosen = np.arange(len(weights)) * 2
+    return correction.Correction(
+        chosen, np.log(weights), khat, float(1 / np.sum(np.square(weights))), {"a": -shift, "b": shift / 2}
+    )
+
+
+def test_a_correction_confirms_what_it_does_not_move():
+    even = np.full(1000, 1e-3)
+    assert weighted(even, 0.14).confirms and weighted(even, 0.14).largest_shift == ("a", 0.14)
+    assert weighted(even, 0.16).usable and not weighted(even, 0.16).confirms
+    assert not weighted(even, 0.0, khat=0.7).usable and not weighted(np.full(399, 1 / 399)).usable
+    assert not weighted(even, 0.0, khat=np.nan).usable
+
+
+def test_draws_are_repeated_as_often_as_their_weights_say():
+    w = np.array([0.5, 0.25, 0.2, 0.05])
+    rows = correction.resampled(weighted(w), 1000, jax.random.key(0))
+    found = np.bincount(rows // 2, minlength=4)
+    assert (rows % 2 == 0).all() and np.abs(found - 1000 * w).max() <= 1  # systematic: within one of what is due
+    answer = predictive.Answer(
+        {"a": np.arange(8.0).reshape(2, 4)}, {"diverging": np.zeros((2, 4), bool)}, np.zeros((2, 4, 3, 6))
+    )
+    one = correction.reweighted(answer, weighted(np.array([1.0, 0, 0, 0]) + 1e-300), jax.random.key(0))
+    assert (one.samples["a"] == 0).all() and one.samples["a"].shape == (2, 4)
 
 
 def surface_of(rng: np.random.Generator):

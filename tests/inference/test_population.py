@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inference import population, store
+from inference import correction, population, rounds, store
 from inference.config import load
 from inference.progress import silent
 from pkpd.errors import InputError
@@ -89,6 +89,45 @@ def test_ten_interruptions_change_no_bit(config, whole, tmp_path):
     pieces[-1].write_bytes(pieces[-1].read_bytes()[:-40])
     population.fit(config, tmp_path, silent)
     assert (tmp_path / "posterior.nc").read_bytes() == (whole[0] / "posterior.nc").read_bytes()
+
+
+def test_a_correction_that_moves_the_means_leads_to_a_further_round_and_then_to_its_draws(
+    config, monkeypatch, tmp_path
+):
+    """Every correction puts its weight on the draws above the median of one parameter: the answer must end there."""
+    asked = config.model_copy(update={"correction": config.correction.model_copy(update={"draws": 400})})
+    seen = []
+
+    def above(p, fits, key, number, progress, keep):
+        draws = fits[0].samples["residual_log_sd"].reshape(-1)
+        seen.append((number, draws.mean(), [row["further"] for row in fits[0].rounds]))
+        chosen = np.flatnonzero(draws > np.median(draws))
+        log_weights = np.full(len(chosen), -np.log(len(chosen)))
+        return correction.Correction(chosen, log_weights, 0.1, 450.0, {"residual_log_sd": 0.8})
+
+    monkeypatch.setattr(correction, "correct", above)
+    figures = population.fit(asked, tmp_path, silent)
+    result = store.FitResult(*_saved(tmp_path))
+    assert [(number, further) for number, _, further in seen] == [(0, [0, 0]), (1, [0, 0, 1])]
+    assert result.posterior["residual_log_sd"].min() > seen[1][1] * 0.9 and not result.correction
+    assert figures["answer"] == "weighted draws" and figures["ess_bulk_min"] <= 450
+    assert not any("shift" in reason for reason in figures["reasons"])
+
+
+def test_rounds_grow_with_the_error_and_stop_at_the_limit():
+    config = load(None, ["rounds=[{vectors=1000,patients=100}]", "refine={surface_error=0.1,patients=1000000}"])
+    row = {"vectors": 1000, "patients": 100, "further": 0}
+    assert rounds.next_round(config, []).vectors == 1000
+    grown = rounds.next_round(config, [row | {"surface_error_rms": 0.15}])
+    assert grown.vectors == 4000 and grown.patients == 100  # (0.15/(0.75 0.1))^2
+    assert rounds.next_round(config, [row | {"surface_error_rms": 0.101}]).vectors == 2000  # twice at least
+    assert rounds.next_round(config, [row | {"surface_error_rms": 5.0}]).vectors == 8000  # eight times at most
+    enough = row | {"surface_error_rms": 0.09}
+    assert rounds.next_round(config, [enough]) is None
+    largest = row | {"vectors": 10_000, "surface_error_rms": 0.5}
+    assert rounds.next_round(config, [largest]) is None
+    assert rounds.next_round(config, [enough], further=1).vectors == 2000
+    assert rounds.next_round(config, [enough, enough | {"further": 1}], further=1) is None
 
 
 def test_an_arm_left_out_is_predicted_but_not_fitted(config, tmp_path):
