@@ -73,6 +73,9 @@ def fit(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable.")
     ] = None,
+    imputations: Annotated[
+        int | None, typer.Option(help="Refits at prior draws of what is fixed, pooled (8 or more).", min=0, max=1000)
+    ] = None,
     engine: Annotated[Engine | None, typer.Option(help=ENGINE_HELP)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
     force: Force = False,
@@ -84,6 +87,7 @@ def fit(
         "seed": seed,
         "quick": quick or None,
         "prior_only": prior_only or None,
+        "imputations": imputations,
         "engine": engine and engine.value,
     }
     chosen = {key: value for key, value in options.items() if value is not None}

@@ -104,6 +104,7 @@ class Config(Table):
     refine: Refine = Refine()
     replicates: int = Field(2, ge=1, le=16)  # runs that share no random number; their draws are pooled
     correction: Correction = Correction()
+    imputations: int = Field(0, ge=0, le=1000)  # refits at prior draws of what is fixed, pooled; 0 for one fit
     sampler: Sampler = Sampler()
     predictive: Predictive = Predictive()
     parameters: dict[str, float] = Field(default_factory=dict)  # values of the library to replace, by name
@@ -116,6 +117,8 @@ class Config(Table):
         for name in self.free:
             if name in self.fix:
                 raise InputError(f"{name!r} is in both free and fix; legal: in one of them")
+        if self.imputations == 1:
+            raise InputError("imputations = 1: one tells nothing of the variance between; legal: 0, or 2 and more")
         return self
 
     def to_toml(self) -> str:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inference import checkpoint, correction, diagnostics, manifest, predictive, rounds, store
+from inference import checkpoint, correction, diagnostics, imputation, manifest, predictive, rounds, store
 from inference.arm_model import compile_arms
 from inference.arms import ArmData
 from inference.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from inference.config import plan as resolve
 from inference.correction import Correction
 from inference.moments import POSTERIOR, PRIOR
 from inference.output import CHECKPOINT
+from inference.predictive import ArmCourses, Outcome
 from inference.priors import JointPrior
 from inference.progress import Progress
 from inference.rounds import Fit, timed
@@ -86,10 +87,39 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
         prior_trials = predictive.trials(p, some, PRIOR, progress, "prior predictive trials")
     if config.prior_only:
         figures = diagnostics.figures([], prior_only=True)
-        verdict, reasons = diagnostics.verdict(figures)
-        outcome = figures, verdict, reasons, seconds
-        store.save(predictive.result(p, None, [], {}, prior_values, prior_trials, prior_trials, *outcome), folder)
-        return {**figures, "verdict": verdict, "reasons": reasons}
+        return finish(p, folder, None, figures, prior_values, prior_trials, prior_trials, seconds)
+    found = (
+        imputed(p, key, keep, progress, seconds) if config.imputations else posterior(p, key, keep, progress, seconds)
+    )
+    chosen = spread(found.answer.sample_stats["diverging"].shape, config.predictive.draws)
+    values = {n: v[chosen] for n, v in found.answer.samples.items()}
+    values |= {n: v[chosen[0]] for n, v in found.imputed.items() if n != imputation.NUMBER}
+    with timed(seconds, "posterior predictive"):
+        trials = predictive.trials(p, values, POSTERIOR, progress, "posterior predictive trials")
+    for shown, stage in STAGES.items():
+        seconds[shown] = sum(row.get(f"seconds_{stage}", 0.0) for row in found.rounds)
+    return finish(p, folder, found, found.figures, prior_values, prior_trials, trials, seconds)
+
+
+def finish(
+    p: Plan,
+    folder: Path,
+    found: Outcome | None,
+    figures: dict[str, Any],
+    prior_values: Mapping[str, np.ndarray],
+    prior_trials: list[ArmCourses],
+    trials: list[ArmCourses],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Judge a fit and save it; returns its figures, verdict and reasons."""
+    verdict, reasons = diagnostics.verdict(figures)
+    judged = figures, verdict, reasons, seconds
+    store.save(predictive.result(p, found, prior_values, prior_trials, trials, *judged), folder)
+    return {**figures, "verdict": verdict, "reasons": reasons}
+
+
+def posterior(p: Plan, key: jax.Array, keep: Checkpoint, progress: Progress, seconds: dict[str, float]) -> Outcome:
+    """The posterior of one plan: replicates, pooled, and as the correction leaves them."""
     fits, weighted = replicates(p, key, keep, progress, seconds)
     answer = predictive.pooled(fits)
     measured: dict[str, Any] = {"solver_failures": 0}  # moments stops at the first
@@ -101,21 +131,22 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
         measured |= {"khat": weighted.khat, "correction_ess": weighted.ess}
         measured |= {"correction_shift_in_sd": shift, "correction_shifts_most": most}
     figures = diagnostics.figures(fits, **measured)
-    weights = predictive.weights_of(weighted, answer)
-    if weighted is not None and weighted.usable and not weighted.confirms:
-        answer, weights = correction.reweighted(answer, weighted, jax.random.fold_in(key, 5)), {}
-        figures = diagnostics.of_weighted_draws(figures)
-    coordinates = np.asarray(p.prior.unconstrained(answer.samples), np.float64).reshape(-1, p.prior.dimension)
-    values = {n: np.asarray(v) for n, v in p.prior.constrained(spread(coordinates, config.predictive.draws)).items()}
-    with timed(seconds, "posterior predictive"):
-        trials = predictive.trials(p, values, POSTERIOR, progress, "posterior predictive trials")
-    verdict, reasons = diagnostics.verdict(figures)
-    outcome = figures, verdict, reasons, seconds
     rows = [row for f in fits for row in f.rounds]
-    for shown, stage in STAGES.items():
-        seconds[shown] = sum(row.get(f"seconds_{stage}", 0.0) for row in rows)
-    store.save(predictive.result(p, answer, rows, weights, prior_values, prior_trials, trials, *outcome), folder)
-    return {**figures, "verdict": verdict, "reasons": reasons}
+    if weighted is not None and weighted.usable and not weighted.confirms:
+        answer = correction.reweighted(answer, weighted, jax.random.fold_in(key, 5))
+        return Outcome(answer, rows, {}, diagnostics.of_weighted_draws(figures))
+    return Outcome(answer, rows, predictive.weights_of(weighted, answer), figures)
+
+
+def imputed(p: Plan, key: jax.Array, keep: Checkpoint, progress: Progress, seconds: dict[str, float]) -> Outcome:
+    """Refits at joint prior draws of what is fixed, pooled."""
+    n = p.config.imputations
+    drawn = imputation.draws(p.library, p.prior, n, jax.random.fold_in(key, 6))
+    found = []
+    for i, config in enumerate(imputation.configs(p.config, drawn, jax.random.fold_in(key, 7)), start=1):
+        own, told = plan(config), imputation.named(progress, i, n)
+        found.append(posterior(own, jax.random.key(config.seed), keep.at(f"imputation-{i}"), told, seconds))
+    return imputation.pool(found, drawn)
 
 
 def replicates(
@@ -164,6 +195,7 @@ def prepare(p: Plan, draws: Mapping[str, np.ndarray]) -> None:
         report.warm_up(p.library, p.arms[0].arm.rule.levels_mg, draws, p.form)
 
 
-def spread(coordinates: np.ndarray, n: int) -> np.ndarray:
-    """n draws evenly spaced through all draws [draws, d]."""
-    return coordinates[np.linspace(0, len(coordinates) - 1, n).astype(int)]
+def spread(shape: tuple[int, int], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chains and draws [n] of n draws evenly spaced through all [chains, draws]."""
+    chains, draws = np.unravel_index(np.linspace(0, np.prod(shape) - 1, n).astype(int), shape)
+    return chains, draws

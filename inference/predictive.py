@@ -107,6 +107,16 @@ class Answer(NamedTuple):
     logits: np.ndarray  # [chains, draws, A, 6] of the surfaces
 
 
+class Outcome(NamedTuple):
+    """What a fit found, before trials are predicted from it."""
+
+    answer: Answer
+    rounds: list[dict[str, Any]]
+    weights: Mapping[str, np.ndarray]  # of the correction: chain_of, draw_of, log_weight; {} without
+    figures: dict[str, Any]
+    imputed: Mapping[str, np.ndarray] = {}  # [chains] number of the imputation, and what it drew; {} without
+
+
 def pooled(fits: Sequence[Fit]) -> Answer:
     """Samples, their statistics and logits of all replicates, chains after chains."""
     samples, stats = (
@@ -118,9 +128,7 @@ def pooled(fits: Sequence[Fit]) -> Answer:
 
 def result(
     p: Plan,
-    answer: Answer | None,
-    rounds: list[dict[str, Any]],
-    weights: Mapping[str, np.ndarray],
+    found: Outcome | None,
     prior_values: Mapping[str, np.ndarray],
     prior_trials: list[ArmCourses],
     predicted: list[ArmCourses],
@@ -129,7 +137,8 @@ def result(
     reasons: list[str],
     seconds: Mapping[str, float],
 ) -> FitResult:
-    """Everything a run directory holds; no ``answer`` when only the prior was drawn."""
+    """Everything a run directory holds; nothing ``found`` when only the prior was drawn."""
+    answer = None if found is None else found.answer
     return FitResult(
         config_toml=p.config.to_toml(),
         arms=tuple(a.name for a in p.arms),
@@ -145,14 +154,15 @@ def result(
         logits=None if answer is None else answer.logits,
         visit_days=p.days,
         **course_summary(p, predicted),
-        rounds=rounds,
+        rounds=[] if found is None else found.rounds,
         diagnostics=dict(figures),
         verdict=verdict,
         reasons=list(reasons),
         seconds=dict(seconds),
         fixed=fixed_parameters(p),
         manifest={},
-        correction=dict(weights),
+        correction={} if found is None else dict(found.weights),
+        imputed={} if found is None else dict(found.imputed),
     )
 
 

@@ -2,7 +2,8 @@
 
 ``posterior.nc`` follows ArviZ's schema (``xarray.open_datatree`` reads it): groups posterior, prior,
 posterior_predictive, prior_predictive, observed_data, constant_data and sample_stats; what is not of that schema has
-groups of its own: surface, courses, examples, rounds, fixed_parameters. Units are in the attributes of the variables.
+groups of its own: surface, courses, examples, rounds, fixed_parameters, correction, imputed. Units are in the
+attributes of the variables.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from inference.arviz import Convergence
+
 CONFIG, POSTERIOR, SUMMARY, DIAGNOSTICS = "config.toml", "posterior.nc", "summary.csv", "diagnostics.json"
 NEEDED = (CONFIG, POSTERIOR, SUMMARY, DIAGNOSTICS, RUN_MARK)
 COLUMNS = ("parameter", "unit", "mean", "sd", "q2.5", "q50", "q97.5",
@@ -32,6 +35,7 @@ COLUMNS = ("parameter", "unit", "mean", "sd", "q2.5", "q50", "q97.5",
 PLATELET_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEDIAN_QUANTILES = (0.025, 0.5, 0.975)
 COUNT_UNIT = "1e9/L"
+IMPUTATIONS = "imputations.csv"
 TIMES = "seconds_of_rounds"  # in the diagnostics
 
 
@@ -65,6 +69,7 @@ class FitResult(NamedTuple):
     fixed: list[dict[str, Any]]  # name, value, unit, source, status of everything not estimated
     manifest: dict[str, Any]  # written by inference.manifest; {} until then
     correction: Mapping[str, NDArray[Any]] = {}  # chain_of, draw_of, log_weight [draws of the correction], or {}
+    imputed: Mapping[str, NDArray[Any]] = {}  # [chains] imputation, and what it drew of each fixed parameter, or {}
 
     @property
     def prior_only(self) -> bool:
@@ -87,6 +92,11 @@ def save(result: FitResult, folder: str | Path) -> None:
     head = {"verdict": result.verdict, "reasons": list(result.reasons)}
     times = {"seconds": result.seconds, TIMES: [_timed(row, True) for row in result.rounds]}
     write_text(folder / DIAGNOSTICS, _json(head | dict(result.diagnostics) | times))
+    if result.imputed:
+        from inference.imputation import NUMBER, variances
+
+        table = variances(result.posterior, np.asarray(result.imputed[NUMBER]))
+        write_text(folder / IMPUTATIONS, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     if result.manifest:
         write_text(folder / RUN_MARK, _json(result.manifest))
 
@@ -169,10 +179,8 @@ def summary(result: FitResult) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from inference import arviz
-
     found = result.posterior or result.prior
-    at = arviz.convergence(result.posterior) if result.posterior else None
+    at = _convergence(result) if result.posterior else None
     rows = []
     for i, (name, draws) in enumerate(found.items()):
         prior = np.asarray(result.prior[name], np.float64)
@@ -182,6 +190,22 @@ def summary(result: FitResult) -> pd.DataFrame:
         rows.append((name, unit(name), np.mean(draws), _sd(draws), low, middle, high,
                      *agreed[:3], _sd(prior), agreed[3]))  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _convergence(result: FitResult) -> Convergence:
+    """R-hat, effective draws and errors; chains of different imputations are not compared, their draws add up."""
+    from inference import arviz
+
+    if not result.imputed:
+        return arviz.convergence(result.posterior)
+    number = np.asarray(result.imputed["imputation"])
+    each = [arviz.convergence({n: v[number == i] for n, v in result.posterior.items()}) for i in np.unique(number)]
+    return arviz.Convergence(
+        rhat=np.max([c.rhat for c in each], axis=0),
+        ess_bulk=np.sum([c.ess_bulk for c in each], axis=0),
+        ess_tail=np.sum([c.ess_tail for c in each], axis=0),
+        mcse_mean=np.sqrt(np.sum([c.mcse_mean**2 for c in each], axis=0)) / len(each),
+    )
 
 
 def contraction(posterior: NDArray[np.float64], prior: NDArray[np.float64]) -> float:
@@ -244,6 +268,10 @@ def tree(result: FitResult) -> xr.DataTree:
     }  # fmt: skip
     if result.correction:
         groups["correction"] = _dataset({n: ("weighted", np.asarray(v), {}) for n, v in result.correction.items()})
+    if result.imputed:
+        groups["imputed"] = _dataset(
+            {n: ("chain", np.asarray(v), {"unit": unit(n)}) for n, v in result.imputed.items()}
+        )
     if result.logits is not None:
         groups["surface"] = _dataset({"logits": ((*by_draw, "arm", "logit"), np.asarray(result.logits), {})}, arm)
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs={"title": "arm-level fit"}), **groups})
@@ -334,6 +362,7 @@ def _from_groups(g: Mapping[str, Any], config: str, diagnostics: dict[str, Any],
         diagnostics=diagnostics,
         manifest=manifest,
         correction=g.get("correction", {}),
+        imputed={k: v for k, v in g.get("imputed", {}).items() if k not in names},
     )
 
 

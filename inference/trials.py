@@ -31,13 +31,19 @@ NORMAL_95 = stats.norm.ppf(0.975)
 
 
 def posterior_draws(run: Path | None, n: int) -> dict[str, np.ndarray]:
-    """n draws [n] of every population parameter of a run, evenly spaced through its chains; {} without a run."""
+    """n draws [n] of every population parameter of a run, evenly spaced through its chains; {} without a run.
+
+    Where what is fixed was imputed, its draws come along.
+    """
     if run is None:
         return {}
     from inference import store
+    from inference.imputation import NUMBER
 
-    posterior = store.load_fitted(run).posterior
-    flat = {name: np.asarray(values).reshape(-1) for name, values in posterior.items()}
+    result = store.load_fitted(run)
+    shape = next(iter(result.posterior.values())).shape
+    imputed = {k: np.broadcast_to(v[:, None], shape) for k, v in result.imputed.items() if k != NUMBER}
+    flat = {name: np.asarray(values).reshape(-1) for name, values in (dict(result.posterior) | imputed).items()}
     total = len(next(iter(flat.values())))
     return {name: v[np.linspace(0, total - 1, n).astype(int)] for name, v in flat.items()}
 

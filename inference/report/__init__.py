@@ -124,6 +124,7 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
         "priors": _priors(result, config, plan),
         "assay_limit": curves.ASSAY_LIMIT_NG_PER_ML,
         "fixed": result.fixed,
+        "imputed": _imputed(result),
         "laws": laws,
         "statuses": numbers.statuses(result.fixed),
         "figures": figures.pictures(drawn),
@@ -177,6 +178,15 @@ def _ec50s(result: FitResult, config: Config) -> dict[str, Any]:
         return {}
     cells = assay.of_run(result, config, f"the {'prior' if result.prior_only else 'posterior'} of this run")
     return {"rows": assay.compare(cells).to_dict("records"), "source": dish["source"], "doi": dish["doi"]}
+
+
+def _imputed(result: FitResult) -> list[dict[str, Any]] | None:
+    """Variances within and between imputations, by parameter; None where nothing was imputed."""
+    from inference.imputation import NUMBER, variances
+
+    if not result.imputed:
+        return None
+    return variances(result.posterior, np.asarray(result.imputed[NUMBER])).to_dict("records")
 
 
 def _priors(result: FitResult, config: Config, plan: Plan) -> list[dict[str, Any]]:
