@@ -58,10 +58,13 @@ class Predicted(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How many of the published numbers lie inside their 95% intervals."""
+    """Predictions whose published number lies inside the 95% interval, of ``predictions`` of ``published`` numbers:
+    a number whose wording can be read in two ways has two predictions.
+    """
 
     inside: int
-    total: int
+    predictions: int
+    published: int
 
 
 def check(config: Config, design: Scenario, where: str) -> None:
@@ -172,19 +175,21 @@ def table(predicted: list[Predicted]) -> pd.DataFrame:
 
 def score(predicted: list[Predicted], *, seen: bool) -> Score:
     """Of the numbers that were seen when parameters were set, or of those that were not."""
-    inside = [p.inside() for p in predicted if bool(p.target.seen) == seen]
-    return Score(sum(inside), len(inside))
+    own = [p for p in predicted if bool(p.target.seen) == seen]
+    distinct = {(p.target.study, p.target.arm, p.target.published, p.target.observed) for p in own}
+    return Score(sum(p.inside() for p in own), len(own), len(distinct))
 
 
 def score_text(predicted: list[Predicted]) -> list[str]:
     """The score in words, numbers that were seen apart."""
-    words = {
-        False: "published numbers that no parameter was set by",
-        True: "published numbers that were seen when parameters were set",
-    }
-    found = {seen: score(predicted, seen=seen) for seen in words}
-    return [
-        f"{s.inside} of {s.total} {words[seen]} lie inside their 95% intervals (expected: 95%)"
-        for seen, s in found.items()
-        if s.total
-    ]
+    words = {False: "that no parameter was set by", True: "that were seen when parameters were set"}
+    lines = []
+    for seen, said in words.items():
+        s = score(predicted, seen=seen)
+        readings = " (some are read in two ways, which cannot both be right)" if s.predictions > s.published else ""
+        if s.predictions:
+            lines.append(
+                f"{s.inside} of {s.predictions} predictions of {s.published} published numbers {said}{readings} "
+                "have the number inside their 95% interval; expected: 95%"
+            )
+    return lines

@@ -57,7 +57,8 @@ class Target(NamedTuple):
     study: str
     arm: str
     arms: tuple[str, ...]
-    quantity: str  # name of the prediction in a table
+    published: str  # the quantity in the table
+    quantity: str  # what predicts it, with its day
     observed: float
     n: int
     unit: str
@@ -145,7 +146,7 @@ def _target(scenario: Scenario, wanted: Prediction, rows: pd.DataFrame, arms: tu
         raise InputError(f"quantity = {shown(wanted.quantity)}: published of n = {row['n']}, but {_listed(arms)}: n = {n}")
     _check_reference(scenario, wanted, statistic.relative, name, arms)
     return Target(
-        str(row["study"]), str(row["arm"]), arms, statistic.label.format(day=f"{day:g}"), float(row["value"]), n, unit,
+        str(row["study"]), str(row["arm"]), arms, wanted.quantity, statistic.label.format(day=f"{day:g}"), float(row["value"]), n, unit,
         name, scenario.trial.visits_d.index(int(day)), wanted.reference, wanted.within_subject_log_sd, wanted.note,
         wanted.seen, *(str(row[column]) for column in ("note", "status", "source", "doi")),
     )  # fmt: skip

@@ -57,7 +57,7 @@ def run(
     with output.run_directory(out, force=force) as made:
         table = predictions.table(every).to_csv(index=False, float_format=DIGITS)
         output.write_text(made / "predictions.csv", table)
-        inputs = {name: repr(design) for name, design in designs.items()}
+        inputs = {f"scenario {name}": repr(design) for name, design in designs.items()}
         write_manifest(made, "predict", seed, inputs | {"posterior": (folder / RUN_MARK).read_text(encoding="utf-8")})
         output.write_text(made / page.NAME, page.render(designs, found, result, folder, draws, seed))
     say(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
