@@ -56,9 +56,7 @@ def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray)
     """
     own = {*(schema()["drug"] if a.drug == "eltrombopag" else ()), *(OF_ITP if a.disease == "healthy" else ())}
     shared = {
-        name: v[rows]
-        for name, v in draws.items()
-        if name.removesuffix(SD_SUFFIX) not in own and name not in a.fixed
+        name: v[rows] for name, v in draws.items() if name.removesuffix(SD_SUFFIX) not in own and name not in a.fixed
     }
     return with_values(a.population, shared)
 

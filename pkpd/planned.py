@@ -51,8 +51,9 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
     firsts = first_patients(scenario, [a.n for a in scenario.arms])
     for period, (a, first) in enumerate(zip(scenario.arms, firsts, strict=True)):
         drug = COMPARATOR if a.drug == "placebo" else a.drug
-        given = library is not None and (library.drug, library.disease) == (drug, disease)
-        own = library if given else load_library(drug, disease)
+        own = library
+        if own is None or (own.drug, own.disease) != (drug, disease):
+            own = load_library(drug, disease)
         fixed = set(scenario.parameters)
         population = with_values(own.population(dtype), scenario.parameters)
         if not scenario.rescue.enabled:

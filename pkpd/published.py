@@ -143,13 +143,30 @@ def _target(scenario: Scenario, wanted: Prediction, rows: pd.DataFrame, arms: tu
     size = {arm.name: arm.n for arm in scenario.arms}
     n = sum(size[arm] for arm in arms)
     if row["n"] == row["n"] and int(row["n"]) != n:
-        raise InputError(f"quantity = {shown(wanted.quantity)}: published of n = {row['n']}, but {_listed(arms)}: n = {n}")
+        raise InputError(
+            f"quantity = {shown(wanted.quantity)}: published of n = {row['n']}, but {_listed(arms)}: n = {n}"
+        )
     _check_reference(scenario, wanted, statistic.relative, name, arms)
     return Target(
-        str(row["study"]), str(row["arm"]), arms, wanted.quantity, statistic.label.format(day=f"{day:g}"), float(row["value"]), n, unit,
-        name, scenario.trial.visits_d.index(int(day)), wanted.reference, wanted.within_subject_log_sd, wanted.note,
-        wanted.seen, *(str(row[column]) for column in ("note", "status", "source", "doi")),
-    )  # fmt: skip
+        study=str(row["study"]),
+        arm=str(row["arm"]),
+        arms=arms,
+        published=wanted.quantity,
+        quantity=statistic.label.format(day=f"{day:g}"),
+        observed=float(row["value"]),
+        n=n,
+        unit=unit,
+        statistic=name,
+        last=scenario.trial.visits_d.index(int(day)),
+        reference=wanted.reference,
+        within_subject_log_sd=wanted.within_subject_log_sd,
+        note=wanted.note,
+        seen=wanted.seen,
+        row_note=str(row["note"]),
+        status=str(row["status"]),
+        source=str(row["source"]),
+        doi=str(row["doi"]),
+    )
 
 
 def _check_reference(scenario: Scenario, wanted: Prediction, relative: bool, name: str, arms: tuple[str, ...]) -> None:
@@ -162,7 +179,9 @@ def _check_reference(scenario: Scenario, wanted: Prediction, relative: bool, nam
     if wanted.reference is None:
         raise InputError(f"reference is missing: {name} is a change against another arm")
     if wanted.reference not in drugs:
-        raise InputError(f"reference = {shown(wanted.reference)} is not the name of an arm{nearest(wanted.reference, drugs)}")
+        raise InputError(
+            f"reference = {shown(wanted.reference)} is not the name of an arm{nearest(wanted.reference, drugs)}"
+        )
     if scenario.trial.design != "crossover":
         raise InputError(f"statistic = {shown(name)} compares periods of a subject; legal: trial.design = 'crossover'")
     for arm in (*arms, wanted.reference):

@@ -166,10 +166,10 @@ class Scenario(Table):
     trial: Trial
     arms: List[Arm]
     entry: Entry
-    titration: dict[str, Titration] = {}
+    titration: dict[str, Titration] = Field(default_factory=dict)
     rescue: Rescue = Rescue()
     dropout: Dropout = Dropout()
-    parameters: dict[str, float] = {}  # library values to replace by name, in every arm
+    parameters: dict[str, float] = Field(default_factory=dict)  # library values to replace by name, in every arm
     analysis: Analysis | None = None
     published: Published | None = None  # numbers of this trial that were published
     predictions: List[Prediction] = ()  # and what of the simulation predicts them
@@ -342,7 +342,9 @@ def _check_library(scenario: Scenario, where: str) -> None:
                 f"{where}: parameters.{name}: which drug is meant, {' or '.join(drugs)}? The scenario has both"
             )
     for drug in drugs or ["hetrombopag"]:
-        library = with_overrides(load_library(drug, scenario.entry.disease), scenario.parameters, f"{where}: parameters")
+        library = with_overrides(
+            load_library(drug, scenario.entry.disease), scenario.parameters, f"{where}: parameters"
+        )
         for index, arm in enumerate(scenario.arms, start=1):
             try:
                 library.food(arm.meal if arm.drug == drug else "fasted")

@@ -33,7 +33,9 @@ NO_DERIVATIVE = (
     " Use pkpd.recorded_course (pkpd.engine.recorded.course) with the doses that were taken"
 )
 Numbers = np.ndarray | range  # of patients, draws, trials
-PERIODS = np.uint32(2**31)  # folded into a patient's key with the period's number: beyond the counters of every other number
+PERIODS = np.uint32(
+    2**31
+)  # folded into a patient's key with the period's number: beyond the counters of every other number
 
 
 class Arm(NamedTuple):

@@ -52,5 +52,3 @@ def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
         return model.model_validate(data)
     except ValidationError as error:
         raise first_error(error.errors(include_url=False), where) from None
-
-

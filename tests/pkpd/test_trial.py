@@ -218,7 +218,9 @@ def test_treatment_that_ends_is_a_course_on_recorded_doses(treatment_d):
         (v.auc_ng_h_per_ml, found.auc_nM_h * ng_per_ml),
     ):
         np.testing.assert_allclose(one, other, rtol=1e-9)
-    assert np.array_equal(v.dose_mg > 0, np.broadcast_to(np.array([0, 1, 7, 14])[:, None] < treatment_d, v.dose_mg.shape))
+    assert np.array_equal(
+        v.dose_mg > 0, np.broadcast_to(np.array([0, 1, 7, 14])[:, None] < treatment_d, v.dose_mg.shape)
+    )
 
 
 def test_treatment_to_the_last_visit_is_treatment_without_an_end(arms):
