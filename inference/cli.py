@@ -110,6 +110,28 @@ def trial(
 
 
 @app.command()
+def predict(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a fit.")],
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Scenario file that names published numbers and what predicts them, or a shipped one; repeatable. "
+            "Without: all shipped scenarios whose numbers the default fit does not read."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to make; without it, the table is only printed.")] = None,
+    draws: Annotated[int, typer.Option(help="Posterior draws, a simulated trial each.", min=2, max=10**6)] = 2000,
+    seed: Seed = 1,
+    engine: EngineOption = Engine.auto,
+    force: Force = False,
+) -> None:
+    """Posterior prediction of published trials that were not fitted, and whether each number lies inside."""
+    from inference.commands.predict import run
+
+    run(run_folder, scenario or [], out=out, draws=draws, seed=seed, engine=engine.value, force=force)
+
+
+@app.command()
 def simulate(
     scenario: Scenario,
     posterior: Posterior = None,

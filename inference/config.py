@@ -160,6 +160,13 @@ def _plan(config: Config) -> Plan:
     source = config.data.table
     table = read_table(source) if source.endswith(".csv") else published(source)
     scenario = load_scenario(config.scenario)
+    if scenario.entry.disease != config.disease:
+        raise InputError(
+            f"disease = {config.disease!r}, but scenario {config.scenario} has entry.disease = "
+            f"{scenario.entry.disease!r}; legal: the same"
+        )
+    if scenario.trial.design == "crossover":
+        raise InputError(f"scenario {config.scenario} is a crossover; legal: parallel groups, which a fit takes")
     reported = from_table(table, source=source)
     data = reported.select([arm.name for arm in scenario.arms if arm.name in reported.arms] or [scenario.arms[0].name])
     fitted = data.without(config.data.leave_out)

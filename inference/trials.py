@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 SUMMARY_COLUMNS = (
     "design", "comparison", "quantity", "estimate", "mc_se", "lower", "upper", "n_trials", "n_draws",
 )  # fmt: skip
+# What a posterior of patients does not say of healthy volunteers; their interindividual sds go with them.
+OF_ITP = frozenset({
+    "production_1e9_per_l_per_h", "baseline_platelets_1e9_per_l", "immune_half_saturation_1e9_per_l",
+    "immune_log_activity", "immune_drift_log_sd", "immune_drift_time_d", "rescue_max_probability_per_week",
+    "rescue_count_1e9_per_l",
+})  # fmt: skip
 NORMAL_95 = stats.norm.ppf(0.975)
 
 
@@ -49,11 +55,15 @@ def posterior_draws(run: Path | None, n: int) -> dict[str, np.ndarray]:
 
 
 def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray) -> Population:
-    """The arm's population with row ``rows`` [patients] of the draws. A comparator drug keeps its own pharmacology:
-    of a hetrombopag posterior it takes what belongs to the disease and to the noise.
+    """The arm's population with row ``rows`` [patients] of the draws, which are of hetrombopag in ITP.
+
+    A comparator drug keeps its own pharmacology, healthy volunteers their production, counts and lack of immune
+    clearance, and every arm what its scenario sets.
     """
-    own = schema()["drug"] if a.drug == "eltrombopag" else ()
-    shared = {name: v[rows] for name, v in draws.items() if name.removesuffix(SD_SUFFIX) not in own}
+    own = {*(schema()["drug"] if a.drug == "eltrombopag" else ()), *(OF_ITP if a.disease == "healthy" else ())}
+    shared = {
+        name: v[rows] for name, v in draws.items() if name.removesuffix(SD_SUFFIX) not in own and name not in a.fixed
+    }
     return with_values(a.population, shared)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pkpd import endpoints, streaming, trial
-from pkpd.planned import PlannedArm, planned_arms
+from pkpd.planned import PlannedArm, first_patients, planned_arms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,10 +49,9 @@ def simulate_scenario(
 
     arms = planned_arms(scenario, library=library)
     sizes = [patients or arm.n for arm in arms]
-    # numbers run on across the arms, so that arms are independent samples
-    firsts = np.cumsum([0, *sizes])
+    firsts = first_patients(scenario, sizes)
     parts = [
-        _arm(arm, range(first, first + n), scenario, seed) for arm, first, n in zip(arms, firsts, sizes, strict=False)
+        _arm(arm, range(first, first + n), scenario, seed) for arm, first, n in zip(arms, firsts, sizes, strict=True)
     ]
     dataset = xr.concat(parts, "patient")
     dataset.attrs = {
@@ -93,13 +92,12 @@ def summarise_scenario(
     Variables by arm and visit (0 is the baseline): see ``summary_dataset``.
     """
     arms = planned_arms(scenario, library=library)
-    summaries, first = {}, 0
-    for arm in arms:
-        n = patients or arm.n
+    sizes = [patients or arm.n for arm in arms]
+    summaries = {}
+    for arm, first, n in zip(arms, first_patients(scenario, sizes), sizes, strict=True):
         people = trial.roster(arm.population, range(first, first + n))
         days = tuple(scenario.trial.visits_d)
         summaries[arm.name] = streaming.summarise(people, arm.arm, days, seed, scenario.landmark, progress=progress)
-        first += n
     return summary_dataset(scenario, arms, summaries).assign_attrs(seed=seed)
 
 

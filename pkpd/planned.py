@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,7 +18,11 @@ COMPARATOR = "hetrombopag"  # placebo patients follow this drug's rule at 0 mg
 
 
 class PlannedArm(NamedTuple):
-    """One arm ready to simulate. ``first_patient``: patient numbers run on across the arms of a trial."""
+    """One arm ready to simulate.
+
+    first_patient: numbers run on across the arms of parallel groups; of a crossover each arm has the same. fixed: names
+    of population parameters that the scenario sets, so that no posterior replaces them.
+    """
 
     name: str
     n: int
@@ -25,21 +30,35 @@ class PlannedArm(NamedTuple):
     drug: str
     population: Population
     arm: Arm
+    disease: str = "itp"
+    fixed: tuple[str, ...] = ()
+
+
+def first_patients(scenario: Scenario, sizes: Sequence[int]) -> list[int]:
+    """Number of the first patient of each arm when the arms have the given sizes."""
+    crossover = scenario.trial.design == "crossover"
+    return [0 if crossover else sum(sizes[:arm]) for arm in range(len(sizes))]
 
 
 def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library | None = None) -> list[PlannedArm]:
-    """The arms of a scenario. ``library`` replaces that of its drug (and of placebo), as a fit's config may ask.
+    """The arms of a scenario. ``library`` replaces that of its drug (and of placebo) in its disease, as a fit's config
+    may ask.
 
     The scenario's own ``[parameters]`` are applied in either case. InputError as in ``load_library``.
     """
     arms: list[PlannedArm] = []
-    first = 0
-    for a in scenario.arms:
+    disease, crossover = scenario.entry.disease, scenario.trial.design == "crossover"
+    firsts = first_patients(scenario, [a.n for a in scenario.arms])
+    for period, (a, first) in enumerate(zip(scenario.arms, firsts, strict=True)):
         drug = COMPARATOR if a.drug == "placebo" else a.drug
-        own = library if library is not None and library.drug == drug else load_library(drug)
+        own = library
+        if own is None or (own.drug, own.disease) != (drug, disease):
+            own = load_library(drug, disease)
+        fixed = set(scenario.parameters)
         population = with_values(own.population(dtype), scenario.parameters)
         if not scenario.rescue.enabled:
             population = with_values(population, {"rescue_max_probability_per_week": 0.0})
+            fixed.add("rescue_max_probability_per_week")
         food = own.food(a.meal)
         arm = Arm(
             rule=scenario.rule(a),
@@ -49,7 +68,8 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             fed_absorption_ratio=np.float32(food.fed_absorption_ratio),
             baseline_below=np.float32(scenario.entry.platelets_below_1e9_per_l),
             dropout_hazard_per_week=np.float32(scenario.dropout.hazard_per_week),
+            treatment_d=None if a.treatment_d is None else np.int32(a.treatment_d),
+            period=np.uint32(period) if crossover else None,
         )
-        arms.append(PlannedArm(a.name, a.n, first, a.drug, population, arm))
-        first += a.n
+        arms.append(PlannedArm(a.name, a.n, first, a.drug, population, arm, disease, tuple(sorted(fixed))))
     return arms

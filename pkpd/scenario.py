@@ -8,67 +8,34 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from pkpd import endpoints, titration
 from pkpd.errors import InputError, nearest
+from pkpd.published import Prediction, Published, targets
 from pkpd.titration import Rule
-from pkpd.tomlfile import apply_settings, first_error, read_toml, shown
+from pkpd.tomlfile import apply_settings, read_toml, shown
+from pkpd.validated import MAX_DAY, Count, Days, List, Table, Text, validate
 
 FOLDER = Path(__file__).parent / "scenarios"
 MAX_PATIENTS = 10**7
-MAX_DAY = 3660
 FIXED = "none"  # titration = "none": the start dose throughout
 _ONLY = ""  # name of the rule where a scenario has a single [titration]
 _WEEK = re.compile(r"response_week_([1-9][0-9]?[0-9]?)")
 
 
-def _as_tuple(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return value
-    if not isinstance(value, list):
-        raise ValueError("a list")
-    return tuple(value)
-
-
-T = TypeVar("T")
-List = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
-Text = Annotated[str, Field(min_length=1, max_length=10_000)]
-Count = Annotated[float, Field(gt=0, le=10_000)]  # 1e9/L
-Days = Annotated[int, Field(ge=0, le=MAX_DAY)]
-
-
-class Table(BaseModel):
-    """A table of a scenario: frozen, strictly typed; an unknown key is an error that suggests the nearest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        # Before pydantic reports what is missing: a misspelt key is the cause, the missing one the symptom.
-        for key in data if isinstance(data, Mapping) else ():
-            if key not in cls.model_fields:
-                raise InputError(f"unknown key {shown(key)}{nearest(str(key), cls.model_fields)}")
-        return data
-
-
 class Trial(Table):
-    """The calendar of visits in days from the first dose, and how often the trial is simulated."""
+    """The calendar of visits in days from the first dose, and how often the trial is simulated.
+
+    design: "parallel", each patient in one arm, or "crossover", the same patients in all arms, each period from rest.
+    """
 
     name: Text
     description: str = ""
     assumptions: List[Text] = ()
+    design: Literal["parallel", "crossover"] = "parallel"
     visits_d: List[int]
     n_trials: int = Field(default=1000, ge=1, le=10**6)
     posterior_draws: int = Field(default=200, ge=1, le=10**6)
@@ -88,19 +55,24 @@ class Trial(Table):
 
 
 class Arm(Table):
-    """One arm. ``titration`` names a rule, or is "none" for the start dose throughout; doses are in mg a day."""
+    """One arm. ``titration`` names a rule, or is "none" for the start dose throughout; doses are in mg a day.
+
+    treatment_d: days of treatment, a visit day: the last dose is taken on the day before. Without it dosing goes on.
+    """
 
     name: Text
     drug: Literal["hetrombopag", "eltrombopag", "placebo"]
     n: int = Field(ge=1, le=MAX_PATIENTS)
     start_dose_mg: float | None = Field(default=None, ge=0, le=10_000)
     titration: Text | None = None
+    treatment_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
     meal: Literal["fasted", "high_fat_breakfast", "meal_1h_after", "meal_2h_after"] = "fasted"
 
 
 class Entry(Table):
-    """Who may enter: the baseline count lies below the limit."""
+    """Who may enter: patients, or healthy volunteers, whose baseline count lies below the limit."""
 
+    disease: Literal["itp", "healthy"] = "itp"
     platelets_below_1e9_per_l: Count
 
 
@@ -194,11 +166,13 @@ class Scenario(Table):
     trial: Trial
     arms: List[Arm]
     entry: Entry
-    titration: dict[str, Titration] = {}
+    titration: dict[str, Titration] = Field(default_factory=dict)
     rescue: Rescue = Rescue()
     dropout: Dropout = Dropout()
-    parameters: dict[str, float] = {}  # library values to replace by name, in every arm
+    parameters: dict[str, float] = Field(default_factory=dict)  # library values to replace by name, in every arm
     analysis: Analysis | None = None
+    published: Published | None = None  # numbers of this trial that were published
+    predictions: List[Prediction] = ()  # and what of the simulation predicts them
 
     @field_validator("titration", mode="before")
     @classmethod
@@ -213,6 +187,9 @@ class Scenario(Table):
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
         self._check_arms()
+        if bool(self.predictions) != bool(self.published):
+            has, lacks = ("published", "[[predictions]]") if self.published else ("predictions", "[published]")
+            raise InputError(f"{has}: {lacks} is missing; they go together")
         for index, arm in enumerate(self.arms, start=1):
             try:
                 self.start_level(arm)
@@ -232,11 +209,22 @@ class Scenario(Table):
                 other = f" is the name of arms[{seen[folded]}] too" if folded else " is blank"
                 raise InputError(f"arms[{index}].name = {shown(arm.name)}{other}; each arm needs a name of its own")
             seen[folded] = index
+            if arm.treatment_d is not None and arm.treatment_d not in self.trial.visits_d:
+                raise InputError(
+                    f"arms[{index}].treatment_d = {arm.treatment_d}: no visit; legal: a day of trial.visits_d"
+                )
+            if self.trial.design == "crossover" and arm.n != self.arms[0].n:
+                raise InputError(
+                    f"arms[{index}].n = {arm.n}: trial.design = 'crossover' has the same subjects in all arms; "
+                    f"legal: {self.arms[0].n} as in arms[1]"
+                )
 
     def _check_analysis(self, analysis: Analysis) -> None:
         names = [arm.name for arm in self.arms]
         if len(names) < 2:
             raise InputError("analysis: a test needs at least two arms")
+        if self.trial.design == "crossover":
+            raise InputError("analysis: its tests compare independent arms; legal: trial.design = 'parallel'")
         if analysis.control not in names:
             hint = nearest(analysis.control, names)
             raise InputError(f"analysis.control = {shown(analysis.control)} is not the name of an arm{hint}")
@@ -307,6 +295,11 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
+def with_predictions() -> tuple[str, ...]:
+    """Names of the shipped scenarios that predict published numbers."""
+    return tuple(name for name in shipped() if "predictions" in read_toml(FOLDER / f"{name}.toml"))
+
+
 def load_scenario(path: str | Path, settings: Sequence[str] = ()) -> Scenario:
     """The Scenario of a TOML file, or of a shipped one by its name, changed by ``key=value`` settings.
 
@@ -326,20 +319,16 @@ def build(data: Mapping[str, Any], where: str) -> Scenario:
     trial = data.get("trial")
     if isinstance(trial, Mapping) and "name" not in trial:
         data["trial"] = {"name": Path(where).stem, **trial}
+    published = data.get("published")
+    if isinstance(published, Mapping) and str(published.get("table", "")).endswith(".csv"):
+        data["published"] = {**published, "table": str(Path(where).parent / published["table"])}
     scenario = validate(Scenario, data, where)
     _check_library(scenario, where)
-    return scenario
-
-
-M = TypeVar("M", bound=BaseModel)
-
-
-def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
-    """``data`` as the pydantic ``model``; its first error as an InputError of one line."""
     try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise first_error(error.errors(include_url=False), where) from None
+        targets(scenario)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return scenario
 
 
 def _check_library(scenario: Scenario, where: str) -> None:
@@ -353,7 +342,9 @@ def _check_library(scenario: Scenario, where: str) -> None:
                 f"{where}: parameters.{name}: which drug is meant, {' or '.join(drugs)}? The scenario has both"
             )
     for drug in drugs or ["hetrombopag"]:
-        library = with_overrides(load_library(drug), scenario.parameters, f"{where}: parameters")
+        library = with_overrides(
+            load_library(drug, scenario.entry.disease), scenario.parameters, f"{where}: parameters"
+        )
         for index, arm in enumerate(scenario.arms, start=1):
             try:
                 library.food(arm.meal if arm.drug == drug else "fasted")

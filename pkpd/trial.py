@@ -33,12 +33,17 @@ NO_DERIVATIVE = (
     " Use pkpd.recorded_course (pkpd.engine.recorded.course) with the doses that were taken"
 )
 Numbers = np.ndarray | range  # of patients, draws, trials
+PERIODS = np.uint32(
+    2**31
+)  # folded into a patient's key with the period's number: beyond the counters of every other number
 
 
 class Arm(NamedTuple):
     """What a patient of an arm gets; a pytree, so nothing recompiles when only values change.
 
-    dose_scale: 1, or 0 for placebo. baseline_below: entry criterion (1e9/L). Fed ratios: 1 when fasted.
+    dose_scale: 1, or 0 for placebo. baseline_below: entry criterion (1e9/L). Fed ratios: 1 when fasted. treatment_d:
+    days of treatment, the last dose on the day before; a visit falls on it; None: to the end. period: number of the
+    period of a crossover, in which the same patient has noise of its own; None: each patient is in one arm.
     """
 
     rule: titration.Rule
@@ -48,6 +53,8 @@ class Arm(NamedTuple):
     fed_absorption_ratio: Any = 1.0
     baseline_below: Any = np.inf
     dropout_hazard_per_week: Any = 0.0
+    treatment_d: Any = None
+    period: Any = None
 
 
 class Visits(NamedTuple):
@@ -104,6 +111,8 @@ def simulate_tile(
     are static. ``simulate`` takes any number.
     """
     patients = cohort.draw(population, keys, arm.baseline_below)
+    if arm.period is not None:
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, PERIODS + jnp.asarray(arm.period, jnp.uint32))
     return course(patients, arm, keys, days, n_weeks, form, steps, engine)
 
 
@@ -135,6 +144,8 @@ def course(
         y, dosing, rescued, dropped = loop
         before, day, z, u_rescue, u_dropout = xs
         dose_mg = titration.dose_mg(arm.rule, dosing, dtype) * jnp.asarray(arm.dose_scale, dtype) * ~dropped
+        if arm.treatment_d is not None:
+            dose_mg = dose_mg * (before < arm.treatment_d)
         dose_nmol = pharmacokinetics.arriving_nmol(dose_mg, p)
         y = move.advance(y, before, day, dose_nmol, omega)
         now = move.read(y)
@@ -155,7 +166,10 @@ def course(
             P, count, dose_mg, dosing.interrupted, dosing.stopped, chance, rescued, dropped,
             *(x * ng_per_ml for x in (now.cmax_nM, now.auc_nM_h, now.concentration_nM)),
         )  # fmt: skip
-        return (y, titration.decide(arm.rule, dosing, count, day), rescued, dropped), seen
+        decided = titration.decide(arm.rule, dosing, count, day)
+        if arm.treatment_d is not None:  # a rule acts on a dose, and there is none any more
+            decided = jax.tree.map(partial(jnp.where, day < arm.treatment_d), decided, dosing)
+        return (y, decided, rescued, dropped), seen
 
     none = jnp.zeros(n, bool)
     loop = (move.start, titration.start(arm.rule, arm.start_level, n), none, none)

@@ -18,7 +18,7 @@ from pkpd.tomlfile import read_toml
 SHOWN = ("study", "arm", "n", "quantity", "value", "unit", "time_d", "status", "source")
 # A TOML file is told by keys that only its kind has.
 CASE_KEYS = ("times_h", "daily_doses")
-SCENARIO_KEYS = ("trial", "arms", "entry", "titration", "analysis", "rescue", "dropout")
+SCENARIO_KEYS = ("trial", "arms", "entry", "titration", "analysis", "rescue", "dropout", "published", "predictions")
 
 
 def run(file: Path) -> None:

@@ -14,12 +14,15 @@ from pkpd.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from jinja2 import Environment
+
     from inference.config import Config, Plan
     from inference.store import FitResult
     from pkpd.model import Form
     from pkpd.parameters import Library
 
 NAME = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def build(run_dir: Path) -> Path:
@@ -49,17 +52,27 @@ def warm_up(library: Library, levels_mg: Any, draws: Mapping[str, Any], form: Fo
 
 def render(result: FitResult, config: Config) -> str:
     """The page of a result; ``config`` is that of the run."""
+    return environment().get_template("report.html").render(context(result, config))
+
+
+def environment() -> Environment:
+    """Where the templates are found, with their filters."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {f.__name__: f for f in (sig, plain, whole, percent, listed, first_upper, breakable)}
-    return environment.get_template("report.html").render(context(result, config))
+    made.filters |= {f.__name__: f for f in (sig, plain, whole, percent, listed, first_upper, breakable)}
+    return made
+
+
+def style() -> str:
+    """The style sheet, which goes into every page."""
+    return (TEMPLATES / "style.css").read_text(encoding="utf-8")
 
 
 def context(result: FitResult, config: Config) -> dict[str, Any]:
@@ -135,7 +148,7 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
         "draws_word": "prior" if result.prior_only else "posterior",
         "n_draws": len(next(iter(draws.values()))),
         "little": numbers.LITTLE,
-        "style": (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8"),
+        "style": style(),
     }
 
 

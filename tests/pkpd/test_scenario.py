@@ -10,8 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from pkpd import endpoints, titration
+from pkpd.datatables import published
 from pkpd.errors import InputError
-from pkpd.scenario import FOLDER, Scenario, load_scenario, shipped
+from pkpd.published import targets
+from pkpd.scenario import FOLDER, Scenario, load_scenario, shipped, with_predictions
 from pkpd.scenario_text import describe
 from pkpd.tomlfile import MAX_BYTES, apply_settings, read_toml
 
@@ -204,7 +206,7 @@ def test_analysis_may_be_absent(file):
     assert load_scenario(file(text)).analysis is None
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", sorted({*shipped()} - {*with_predictions()}))
 def test_described_in_words(name):
     scenario = load_scenario(name, ["parameters.dimer_hill=2", "dropout.hazard_per_week=0.01"])
     text = describe(scenario)
@@ -222,6 +224,164 @@ def test_described_in_words(name):
         "Simulated: 1000 trials, 200 posterior draws",
     ):
         assert part in text
+
+
+# Treatment, population, crossover and published numbers
+
+CROSSOVER = """
+[trial]
+design = "crossover"
+visits_d = [1, 2, 7]
+[[arms]]
+name = "fasted"
+drug = "hetrombopag"
+n = 6
+start_dose_mg = 7.5
+treatment_d = 1
+[[arms]]
+name = "fed"
+drug = "hetrombopag"
+n = 6
+start_dose_mg = 7.5
+treatment_d = 1
+meal = "meal_1h_after"
+[entry]
+disease = "healthy"
+platelets_below_1e9_per_l = 400
+[published]
+table = "ours.csv"
+study = "food"
+[[predictions]]
+quantity = "cmax_change"
+reference = "fasted"
+within_subject_log_sd = 0.3
+note = "why"
+[[predictions]]
+quantity = "response_at_day"
+statistic = "response_any"
+day = 2
+published_arm = "together"
+[[predictions]]
+quantity = "platelet_rise"
+seen = "in advance"
+"""
+OURS = """study,arm,n,quantity,value,unit,status,source,time_d
+food,fed,6,cmax_change,-50,%,unpublished,ours,
+food,together,12,response_at_day,3,patients,unpublished,ours,7
+food,fasted,6,platelet_rise,10,%,unpublished,ours,7
+food,fed,6,platelet_rise,5,%,unpublished,ours,7
+other,fed,6,platelets_median,50,1e9/L,unpublished,ours,7
+"""
+
+
+@pytest.fixture
+def crossover(file):
+    file(OURS, "ours.csv")
+    return file(CROSSOVER)
+
+
+def test_published_numbers_come_from_their_table_with_what_predicts_them(crossover):
+    found = targets(load_scenario(crossover))
+    said = [(t.arm, t.arms, t.quantity, t.observed, t.n, t.unit, t.last, t.reference, t.note, t.seen) for t in found]
+    assert said == [
+        ("fed", ("fed",), "cmax_change", -50, 6, "%", 2, "fasted", "why", ""),
+        ("together", ("fasted", "fed"), "response_any_to_day_2", 3, 12, "patients", 1, None, "", ""),
+        ("fasted", ("fasted",), "platelet_rise_day_7", 10, 6, "%", 2, None, "", "in advance"),
+        ("fed", ("fed",), "platelet_rise_day_7", 5, 6, "%", 2, None, "", "in advance"),
+    ]
+    assert {t.source for t in found} == {"ours"} and found[0].within_subject_log_sd == 0.3
+
+
+def test_new_keys_are_described(crossover):
+    text = describe(load_scenario(crossover, ["arms.fed.treatment_d=2", "arms.fed.start_dose_mg=5.0"]))
+    for part in (
+        "Crossover: the same subjects in all arms, each period from rest",
+        "Entry: healthy volunteers, platelets below 400 x 10^9/L",
+        "Arm: fasted: 6 patients, hetrombopag, start 7.5 mg, fasted, one dose",
+        "Arm: fed: 6 patients, hetrombopag, start 5 mg, meal_1h_after, 2 days of treatment",
+        "Published: food, fed: cmax_change = -50 %, n = 6",
+        "Published: food, together: response_any_to_day_2 = 3 of 12",
+        "Published: food, fed: platelet_rise_day_7 = 5 %, n = 6; seen: in advance",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("name", with_predictions())
+def test_shipped_predictions_take_their_numbers_from_the_data_tables(name):
+    scenario = load_scenario(name)
+    found = targets(scenario)
+    assert found and all(t.status == "published" and t.note for t in found)
+    assert scenario.published.table in ("other_trials", "food")  # the default fit reads neither
+    raw = tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    assert not {"value", "observed", "published"} & {key for table in raw["predictions"] for key in table}
+
+
+def test_shipped_predictions_are_all_that_is_held_out():
+    found = {(t.study, t.arm, t.published) for name in with_predictions() for t in targets(load_scenario(name))}
+    rows = [row for table in ("other_trials", "food") for row in published(table).itertuples()]
+    assert found == {(row.study, row.arm, row.quantity) for row in rows}
+
+
+BAD_CROSSOVER = {
+    "arms.fed.treatment_d=3": ("arms[2].treatment_d = 3: no visit; legal: a day of trial.visits_d",),
+    "arms.fed.treatment_d=0": ("arms[2].treatment_d = 0", "greater than or equal to 1"),
+    "arms.fed.treatment_d=1.5": ("arms[2].treatment_d = 1.5", "a valid integer"),
+    "arms.fed.treatment=1": ("arms[2]: unknown key 'treatment'; did you mean 'treatment_d'?",),
+    "arms.fed.n=7": ("arms[2].n = 7", "'crossover' has the same subjects in all arms; legal: 6"),
+    "trial.design=crosover": ("trial.design = 'crosover'", "did you mean 'crossover'?"),
+    "trial.design=parallel": ("predictions[1].statistic = 'cmax_change' compares periods", "'crossover'"),
+    "entry.disease=helthy": ("entry.disease = 'helthy'", "did you mean 'healthy'?"),
+    "entry.diseases=healthy": ("entry: unknown key 'diseases'; did you mean 'disease'?",),
+    "entry.platelets_below_1e9_per_l=30": ("nobody is eligible, baseline counts start at 150",),
+    "analysis={endpoint='rescue', test='fisher', control='fed', alpha=0.05}": (
+        "analysis: its tests compare independent arms; legal: trial.design = 'parallel'",
+    ),
+    "predictions=[]": ("published: [[predictions]] is missing",),
+    "published.table=foods": ("published.table: unknown data table 'foods'; did you mean 'food'?",),
+    "published.table=theirs.csv": ("published.table: ", "theirs.csv: no such file"),
+    "published.study=foot": ("published.study = 'foot'", "did you mean 'food'?"),
+    "published.arm=fed": ("published: unknown key 'arm'",),
+    "predictions.1.quantity=cmax": ("predictions[1].quantity = 'cmax' is not reported", "legal names: cmax_change, "),
+    "predictions.1.statstic=cmax_change": ("predictions[1]: unknown key 'statstic'; did you mean 'statistic'?",),
+    "predictions.1.reference=fast": ("predictions[1].reference = 'fast' is not the name of an arm", "'fasted'"),
+    "predictions.1.reference=fed": ("predictions[1].reference = 'fed': legal: one arm against another",),
+    "predictions.1.within_subject_log_sd=-1": ("predictions[1].within_subject_log_sd = -1",),
+    "predictions.1.arms=['fasted']": ("predictions[1].arms = 'fasted' is not reported; did you mean",),
+    "predictions.1.arms=['feed']": ("predictions[1].arms: 'feed' is not the name of an arm; did you mean 'fed'?",),
+    "predictions.2.published_arm=apart": ("predictions[2].published_arm = 'apart' is not reported",),
+    "predictions.2.arms=['fed']": ("predictions[2].quantity = 'response_at_day': published of n = 12, but fed: n = 6",),
+    "predictions.2.day=5": ("predictions[2].day = 5: no visit; legal: a day of trial.visits_d",),
+    "predictions.2.statistic=cured": ("predictions[2].statistic = 'cured' is not simulated",),
+    "predictions.2.statistic=respons_any": ("did you mean 'response_any'?",),
+    "predictions.2.statistic=platelet_rise": ("statistic = 'platelet_rise' is in %, response_at_day in patients",),
+    "predictions.3.reference=fasted": ("predictions[3].reference = 'fasted': platelet_rise is no change against",),
+    "arms.fasted.drug=placebo": ("predictions[1].statistic = 'cmax_change': arm 'fasted' takes no drug",),
+}
+
+
+@pytest.mark.parametrize("setting", BAD_CROSSOVER)
+def test_bad_values_of_the_new_keys(setting, crossover):
+    with pytest.raises(InputError) as refused:
+        load_scenario(crossover, [setting])
+    message = str(refused.value)
+    assert message.startswith(f"{crossover}: ") and "\n" not in message
+    for part in BAD_CROSSOVER[setting]:
+        assert part in message
+
+
+def test_a_change_needs_its_reference(crossover, file):
+    text = CROSSOVER.replace('reference = "fasted"\n', "")
+    with pytest.raises(InputError, match="reference is missing: cmax_change is a change against another arm"):
+        load_scenario(file(text))
+    with pytest.raises(InputError, match=r"predictions: \[published\] is missing"):
+        load_scenario(file(CROSSOVER.replace('[published]\ntable = "ours.csv"\nstudy = "food"\n', "")))
+
+
+def test_a_number_reported_on_several_days_needs_one(crossover, file):
+    file(OURS + "food,fed,6,platelet_rise,6,%,unpublished,ours,14\n", "ours.csv")
+    with pytest.raises(InputError, match=r"day = None: platelet_rise is reported several times; legal: one of 7, 14"):
+        load_scenario(crossover)
+    assert targets(load_scenario(crossover, ["predictions.3.day=7"]))[-1].observed == 5
 
 
 # Settings

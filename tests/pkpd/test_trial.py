@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pkpd import endpoints, random, titration, trial
+from pkpd import cohort, endpoints, random, titration, trial
+from pkpd.engine import recorded
+from pkpd.model import DYNAMIC
 from pkpd.parameters import load_library, with_values
 from pkpd.planned import planned_arms
 from pkpd.scenario import load_scenario
@@ -191,3 +193,62 @@ def test_nothing_recompiles_when_only_values_change(arms):
     second = run(other, 5 + np.arange(3), seed=2, population=population, trials=7)
     assert trial._visits._cache_size() == before
     assert (first.platelets_true != second.platelets_true).all()
+
+
+# Treatment that ends, crossover
+
+
+@pytest.mark.parametrize("treatment_d", [1, 14])
+def test_treatment_that_ends_is_a_course_on_recorded_doses(treatment_d):
+    """Counts, concentrations and exposure of every interval, against the route that is given every dose."""
+    days, n, seed = (1, 7, 14, 28), 16, 3
+    population = load_library().population(jnp.float64)
+    arm = trial.Arm(titration.fixed(7.5), 0, baseline_below=30.0, treatment_d=np.int32(treatment_d))
+    v = next(trial.simulate(population, arm, days, seed, np.arange(n)))
+    zero = np.zeros(n, np.int32)
+    keys = random.patient_keys(random.root(seed), zero, zero, np.arange(n))
+    patients = cohort.draw(population, keys, 30.0)
+    doses = np.where(np.arange(28)[:, None] < treatment_d, 7.5, 0.0) * np.ones(n)
+    found = recorded.course(patients.parameters, doses, v.immune_log_activity, days, DYNAMIC)
+    ng_per_ml = 0.45847
+    for one, other in (
+        (v.platelets_true, found.platelets_1e9_per_l),
+        (v.trough_ng_per_ml, found.concentration_nM * ng_per_ml),
+        (v.cmax_ng_per_ml, found.cmax_nM * ng_per_ml),
+        (v.auc_ng_h_per_ml, found.auc_nM_h * ng_per_ml),
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    assert np.array_equal(
+        v.dose_mg > 0, np.broadcast_to(np.array([0, 1, 7, 14])[:, None] < treatment_d, v.dose_mg.shape)
+    )
+
+
+def test_treatment_to_the_last_visit_is_treatment_without_an_end(arms):
+    planned = arms["start 5 mg"]
+    whole = planned._replace(arm=planned.arm._replace(treatment_d=np.int32(56)))
+    # the decision at the last visit acts on nothing that is seen
+    assert digest(run(whole, np.arange(300))) == digest(run(planned, np.arange(300)))
+
+
+def test_a_rule_does_not_act_once_treatment_has_ended(arms):
+    planned = arms["start 5 mg"]
+    v = run(planned._replace(arm=planned.arm._replace(treatment_d=np.int32(28))), np.arange(2048))
+    treated = run(planned, np.arange(2048))
+    assert np.array_equal(v.dose_mg[:4], treated.dose_mg[:4]) and not v.dose_mg[4:].any()
+    for name in ("interrupted", "stopped"):
+        seen = getattr(v, name)
+        assert (seen[4:] == seen[4]).all() and (getattr(treated, name)[4:] != getattr(treated, name)[4]).any()
+    assert v.platelets_true[7].mean() < treated.platelets_true[7].mean()
+
+
+def test_periods_of_a_crossover_are_the_same_patients_with_noise_of_their_own(arms):
+    planned, n = arms["placebo"], 4096
+    one, other = (run(planned._replace(arm=planned.arm._replace(period=np.uint32(i))), np.arange(n)) for i in (0, 1))
+    for name in ("baseline", "weight_kg"):
+        assert np.array_equal(getattr(one, name), getattr(other, name))
+    errors = [np.log(v.platelets_observed[3] / v.platelets_true[3])[v.platelets_observed[3] > 1] for v in (one, other)]
+    assert [e.std() for e in errors] == pytest.approx([0.21] * 2, rel=0.1)
+    both = (one.platelets_observed[3] > 1) & (other.platelets_observed[3] > 1)
+    z = [np.log(v.platelets_observed[3] / v.platelets_true[3])[both] for v in (one, other)]
+    assert abs(np.corrcoef(z)[0, 1]) < 4 / np.sqrt(n)
+    assert abs(np.corrcoef(one.immune_log_activity[2], other.immune_log_activity[2])[0, 1]) < 4 / np.sqrt(n)
