@@ -14,11 +14,14 @@ import numpyro.distributions as dist
 from jax import Array
 from numpy.typing import NDArray
 
+from inference import further
 from inference.arms import ArmData, Association, Counts, arrays, association, log_likelihood
 from inference.checkpoint import NOTHING_KEPT, Checkpoint
+from inference.further import Further
 from inference.priors import JointPrior
 from inference.regression import one_blas_thread
 from inference.samplers.nuts import Nuts, NutsResult, nuts_sampler
+from inference.studies import Study
 from inference.surface import Surface, evaluate, features, n_terms
 from pkpd.errors import InputError, nearest
 
@@ -46,10 +49,19 @@ class ArmProblem(NamedTuple):
     rows: Array  # [A'] arms with data, among those of the surface
     data: Counts
     link: Association
+    further: Further  # what further studies report
 
 
-def arm_problem(surface: Surface, arms: Sequence[str], data: ArmData, terms: int | None = None) -> ArmProblem:
-    """The fit of ``data`` (any subset of the surface's ``arms``) on a surface; ``terms`` as in ``arms.arrays``."""
+def arm_problem(
+    surface: Surface,
+    arms: Sequence[str],
+    data: ArmData,
+    terms: int | None = None,
+    studies: Sequence[Study] = (),
+) -> ArmProblem:
+    """The fit of ``data`` (any subset of the surface's ``arms``) and of what further ``studies`` report on a surface;
+    ``terms`` as in ``arms.arrays``.
+    """
     for arm in data.arms:
         if arm not in arms:
             raise InputError(f"the surface has no arm '{arm}'{nearest(arm, arms)}")
@@ -68,6 +80,7 @@ def arm_problem(surface: Surface, arms: Sequence[str], data: ArmData, terms: int
         jnp.asarray(rows),
         arrays(data, terms),
         link,
+        further.further(studies, np.asarray(surface.further_rho), np.asarray(surface.further_sd)),
     )
 
 
@@ -104,12 +117,21 @@ def arm_model(prior: JointPrior) -> Callable[[ArmProblem], None]:
         u = problem.whiten @ (theta - problem.centre)
         x = features(u, problem.directions)
         logits = problem.coefficients @ x + jnp.sqrt(variances(problem.roots, x)) * (problem.root @ e)
-        by_arm = numpyro.deterministic("logits", logits.reshape(-1, 6))
+        of_arms, of_studies = split(logits, problem.further)
+        by_arm = numpyro.deterministic("logits", of_arms)
         numpyro.factor("counts", log_likelihood(by_arm[problem.rows], problem.data, problem.link).sum())
+        if of_studies.size:
+            numpyro.factor("studies", further.log_likelihood(of_studies, problem.further))
         excess = jnp.maximum(jnp.sqrt((u**2).sum() + 1e-12) - problem.radius, 0.0)
         numpyro.factor("support", -0.5 * (excess / SUPPORT_WIDTH) ** 2)
 
     return model
+
+
+def split(logits: Array, reported: Further) -> tuple[Array, Array]:
+    """The logits [J] of the arms [A, 6], and those of the outputs of further studies [E]."""
+    E = reported.patients.shape[0]
+    return logits[: logits.shape[0] - E].reshape(-1, 6), logits[logits.shape[0] - E :]
 
 
 def covariance_guess(prior: JointPrior, surface: Surface, problem: ArmProblem) -> NDArray[np.float64]:
@@ -136,7 +158,10 @@ def covariance_guess(prior: JointPrior, surface: Surface, problem: ArmProblem) -
     ]
     information = np.zeros((surface.n_arms, 6))
     information[np.asarray(problem.rows)] = np.stack(each, axis=1)
-    return np.linalg.inv(np.eye(slopes.shape[1]) + slopes.T @ (information.reshape(-1, 1) * slopes))
+    centre = coefficients[6 * surface.n_arms :, 0]
+    own = np.asarray(problem.further.patients) / (2 + 2 * np.cosh(centre))  # n p (1 - p) at the centre of the design
+    every = np.concatenate([information.reshape(-1), own])
+    return np.linalg.inv(np.eye(slopes.shape[1]) + slopes.T @ (every[:, None] * slopes))
 
 
 @lru_cache(maxsize=8)
@@ -151,13 +176,15 @@ def compile_arms(
     data: ArmData,
     *,
     cubic: int = 0,
+    studies: Sequence[Study] = (),
     chains: int = 4,
     warmup: int = 500,
     draws: int = 1000,
     target_accept: float = 0.9,
 ) -> None:
     """Compiles what ``fit_arms`` will run on a surface of ``n_arms`` arms, ``cubic`` along so many directions."""
-    d, J, p = prior.dimension, 6 * n_arms, n_terms(prior.dimension, cubic)
+    E = sum(len(s.outputs) for s in studies)
+    d, J, p = prior.dimension, 6 * n_arms + E, n_terms(prior.dimension, cubic)
     shape = partial(jax.ShapeDtypeStruct, dtype=jnp.float64)
     rows = jax.ShapeDtypeStruct((J * min(VARIANCE_RANK, p), p), jnp.float32)
     problem = ArmProblem(
@@ -171,6 +198,7 @@ def compile_arms(
         jnp.zeros(len(data.arms), int),
         arrays(data, int(data.n.max()) + 1),
         association(np.broadcast_to(np.eye(5), (len(data.arms), 5, 5))),
+        further.further(studies, np.eye(E), np.ones(E)),
     )
     initial = {"prior_z": shape((chains, d)), "surface_z": shape((chains, J))}
     _sampler(prior, warmup, draws, target_accept).compile(initial, (problem,))
@@ -187,6 +215,7 @@ def fit_arms(
     warmup: int = 500,
     draws: int = 1000,
     target_accept: float = 0.9,
+    studies: Sequence[Study] = (),
     progress: Callable[[int, int], None] | None = None,
     keep: Checkpoint = NOTHING_KEPT,
 ) -> NutsResult:
@@ -194,7 +223,7 @@ def fit_arms(
 
     Chains start at prior draws shrunk halfway to the centre of the surface's design.
     """
-    problem = arm_problem(surface, arms, data, terms=int(data.n.max()) + 1)
+    problem = arm_problem(surface, arms, data, terms=int(data.n.max()) + 1, studies=studies)
     key, start_key = jax.random.split(key)
     start = prior.unconstrained(prior.draws(start_key, chains))
     middle = (jnp.asarray(surface.centre) + start) / 2

@@ -20,6 +20,7 @@ from pkpd.tomlfile import apply_settings, read_toml
 if TYPE_CHECKING:
     from inference.arms import ArmData
     from inference.priors import JointPrior
+    from inference.studies import Study as FurtherStudy
     from pkpd.parameters import Library
 
 Engine = Literal["auto", "kernel", "xla", "reference"]
@@ -43,6 +44,12 @@ class Data(Table):
 
     table: Name = "phase3_arms"
     leave_out: List[Name] = ()
+
+
+class Study(Table):
+    """A further study: a scenario that names the published numbers, all of which are fitted."""
+
+    scenario: Name
 
 
 class Round(Table):
@@ -100,6 +107,7 @@ class Config(Table):
     fix: List[Name] = ()
     widening: float = Field(1.25, ge=1, le=4)  # of the posterior from which the next round is drawn
     data: Data = Data()
+    studies: List[Study] = ()  # fitted beside the counts of ``data``
     rounds: List[Round] = (Round(vectors=3072, patients=128), Round(vectors=6144, patients=128))
     refine: Refine = Refine()
     replicates: int = Field(2, ge=1, le=16)  # runs that share no random number; their draws are pooled
@@ -134,6 +142,7 @@ class Plan(NamedTuple):
     data: ArmData  # of the scenario's arms, whether fitted or left out
     fitted: ArmData
     scenario: Scenario
+    studies: tuple[FurtherStudy, ...]
 
 
 def plan(config: Config, where: str = "config") -> Plan:
@@ -147,16 +156,25 @@ def plan(config: Config, where: str = "config") -> Plan:
 def _plan(config: Config) -> Plan:
     from inference.arms import from_table
     from inference.priors import joint_prior
+    from inference.studies import further_prior, plan_study
     from pkpd.datatables import published, read_table
     from pkpd.parameters import load_centre, load_library
 
     values = (load_centre(config.centre) if config.centre else {}) | config.parameters
     library = load_library(config.drug, config.disease, values)
     priors = {name: dict(table) for name, table in config.priors.items()}
+    designs = {s.scenario: load_scenario(s.scenario) for s in config.studies}
+    if len(designs) < len(config.studies):
+        raise InputError("studies: a scenario is named twice; legal: each once")
+    further_drugs = tuple(
+        dict.fromkeys(a.drug for d in designs.values() for a in d.arms if a.drug not in (config.drug, "placebo"))
+    )
     for free, names in ((True, config.free), (False, config.fix)):
         for name in names:
             priors.setdefault(name, {})["free"] = free
-    prior = joint_prior(library, priors, tuned_log_sd_factor=config.tuned_log_sd_factor)
+    own = {name: table for name, table in priors.items() if name.partition(".")[0] not in further_drugs}
+    factor, number = config.tuned_log_sd_factor, 1 + len(designs)
+    prior = joint_prior(library, own, tuned_log_sd_factor=factor, studies=number)
     source = config.data.table
     table = read_table(source) if source.endswith(".csv") else published(source)
     scenario = load_scenario(config.scenario)
@@ -176,7 +194,12 @@ def _plan(config: Config) -> Plan:
             raise InputError(f"{source}: arm {arm!r} is not in scenario {config.scenario}{nearest(arm, sizes)}")
         if n != sizes[arm]:
             raise InputError(f"{source}: arm {arm!r}: n = {n}, but {sizes[arm]} in scenario {config.scenario}")
-    return Plan(library, prior, data, fitted, scenario)
+    studies = tuple(plan_study(config, name, design, library) for name, design in designs.items())
+    names = (scenario.trial.name, *(s.name for s in studies))
+    if len(set(names)) < len(names):
+        raise InputError(f"studies: two have the trial.name {names[-1]!r}; legal: a name for each")
+    prior = further_prior(prior, library, names, further_drugs, priors)
+    return Plan(library, prior, data, fitted, scenario, studies)
 
 
 def load(
@@ -238,4 +261,9 @@ def _beside(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         result["scenario"] = str(folder / raw["scenario"])
     if str(raw.get("data", {}).get("table", "")).endswith(".csv"):
         result["data"] = {**raw["data"], "table": str(folder / raw["data"]["table"])}
+    if isinstance(raw.get("studies"), list):
+        result["studies"] = [
+            {**s, "scenario": str(folder / s["scenario"])} if str(s.get("scenario", "")).endswith(".toml") else s
+            for s in raw["studies"]
+        ]
     return result

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from inference import arviz
-from inference.arm_model import SUPPORT_WIDTH
+from inference.arm_model import SUPPORT_WIDTH, split
 from inference.arms import Association, Counts, arrays, association, log_likelihood
 from inference.checkpoint import NOTHING_KEPT, Checkpoint
 from inference.diagnostics import CRITERIA
+from inference.further import Further, further, nothing
+from inference.further import log_likelihood as further_likelihood
 from inference.moments import CORRECTION, grouped
 from inference.predictive import Answer
 from inference.progress import Progress
@@ -104,13 +106,17 @@ def correct(
     rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms])
     data = arrays(p.fitted, int(p.fitted.n.max()) + 1)
     z = normals(key, seen.logits.shape[1])
-    direct = marginal(seen.logits, seen.variances, seen.correlation, seen.rho, rows, data, z)
     log_ratios = []
-    for f, theirs, ours in zip(fits, np.split(theta, len(fits)), np.split(direct, len(fits)), strict=True):
-        logits, variances = evaluate(f.surface, theirs)
+    for i, f in enumerate(fits):
+        own = slice(i * share, (i + 1) * share)
+        reported = further(p.studies, np.asarray(f.surface.further_rho), np.asarray(f.surface.further_sd))
+        direct = marginal(
+            seen.logits[own], seen.variances[own], seen.correlation, seen.rho[own], rows, data, z, reported
+        )
+        logits, variances = evaluate(f.surface, theta[own])
         rho = np.broadcast_to(np.asarray(f.surface.rho), (share, *f.surface.rho.shape))
-        surface = marginal(logits, variances, np.asarray(f.surface.correlation), rho, rows, data, z)
-        ratio = ours - surface - support(f, theirs)
+        surface = marginal(logits, variances, np.asarray(f.surface.correlation), rho, rows, data, z, reported)
+        ratio = direct - surface - support(f, theta[own])
         log_ratios.append(ratio - logsumexp(ratio))  # each surface has a constant of its own
     smoothed, khat = arviz.pareto_smoothed(np.concatenate(log_ratios))
     weights = np.exp(smoothed - logsumexp(smoothed))
@@ -129,13 +135,19 @@ def simulated(
     """All arms at coordinates theta [S, d], each draw by independent groups of patients that no round has seen."""
     groups = max(2, -(-patients // GROUP))
     stage = f"correction {number + 1}: simulation" if number else "correction: simulation"
-    mean, second = grouped(p, theta, -(-patients // groups), groups, CORRECTION, number, progress, stage, keep)
+    mean, second, more = grouped(p, theta, -(-patients // groups), groups, CORRECTION, number, progress, stage, keep)
     over_groups = mean.mean(axis=0), second.mean(axis=0)
-    successes, trials = nested_counts(over_groups[0], over_groups[1], patients)
+    successes, trials = (
+        np.concatenate([nested, patients * own.mean(axis=0)], axis=1)
+        for nested, own in zip(nested_counts(*over_groups, patients), more[:2], strict=True)
+    )
     rate = (successes + 0.5) / (trials + 1.0)
     information = (trials + 1.0) * rate * (1 - rate)
     flat = [x.reshape(-1, *x.shape[2:]) for x in (mean, second)]
-    y, w = (x.reshape(groups, len(theta), -1) for x in nested_counts(flat[0], flat[1], patients / groups))
+    y, w = (
+        np.concatenate([nested.reshape(groups, len(theta), -1), patients / groups * own], axis=2)
+        for nested, own in zip(nested_counts(flat[0], flat[1], patients / groups), more[:2], strict=True)
+    )
     residuals = ((y - w * rate) / np.sqrt(information)).reshape(-1, rate.shape[1])
     size = np.sqrt((residuals**2).mean(axis=0))
     correlation = (residuals.T @ residuals) / len(residuals) / np.outer(size, size)
@@ -151,26 +163,38 @@ def normals(key: Array, J: int) -> Floats:
 
 
 def marginal(
-    logits: Floats, variances: Floats, correlation: Floats, rho: Floats, rows: Any, data: Counts, z: Floats
+    logits: Floats,
+    variances: Floats,
+    correlation: Floats,
+    rho: Floats,
+    rows: Any,
+    data: Counts,
+    z: Floats,
+    reported: Further | None = None,
 ) -> Floats:
     """Log likelihood [S] of the counts with logits [S, J] uncertain by ``variances`` [S, J] and ``correlation``.
 
-    rho [S, A, 5, 5] within-patient correlations; rows: arms with data among the A.
+    rho [S, A, 5, 5] within-patient correlations; rows: arms with data among the A; reported: by further studies.
     """
+    reported = nothing() if reported is None else reported
     root = np.linalg.cholesky(correlation + 1e-9 * np.eye(len(correlation)))
     own = rho[:, rows]
     flat = association(own.reshape(-1, *own.shape[2:]))  # arms of all draws at once
     links = Association(*(x.reshape(*own.shape[:2], *x.shape[1:]) for x in flat))
-    return np.asarray(_marginal(*map(jnp.asarray, (logits, np.sqrt(variances), z @ root.T, rows)), links, data))
+    arrays_of = map(jnp.asarray, (logits, np.sqrt(variances), z @ root.T, rows))
+    return np.asarray(_marginal(*arrays_of, links, data, reported))
 
 
 @partial(jax.jit)
-def _marginal(logits: Array, sd: Array, e: Array, rows: Array, links: Association, data: Counts) -> Array:
+def _marginal(
+    logits: Array, sd: Array, e: Array, rows: Array, links: Association, data: Counts, reported: Further
+) -> Array:
     def one(draw: tuple[Array, Array, Association]) -> Array:
         centre, sd, link = draw
 
         def at(e: Array) -> Array:
-            return log_likelihood((centre + sd * e).reshape(-1, 6)[rows], data, link).sum()
+            of_arms, of_studies = split(centre + sd * e, reported)
+            return log_likelihood(of_arms[rows], data, link).sum() + further_likelihood(of_studies, reported)
 
         return jax.nn.logsumexp(jax.vmap(at)(e)) - jnp.log(len(e))
 

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inference.checkpoint import NOTHING_KEPT, Checkpoint
+from inference.further import FurtherMoments
 from inference.progress import Progress
-from pkpd import endpoints, trial
+from inference.studies import outputs
+from pkpd import trial
 from pkpd.devices import tile_width
 from pkpd.errors import InputError
 from pkpd.parameters import with_values
 
 if TYPE_CHECKING:
     from inference.population import Plan
+    from inference.studies import Study
     from pkpd.planned import PlannedArm
 
 # Which random streams a part of the fit uses: nothing shares a key.
@@ -54,7 +57,7 @@ def moments(
     total, done = len(p.arms) * -(-K * patients // width), 0
     arms = []
     for i, a in enumerate(p.arms):
-        people = trial.vectors_roster(with_values(a.population, values), K, patients, draw, part)
+        people = trial.vectors_roster(with_values(a.population, p.values(a, values)), K, patients, draw, part)
         blocks = []
         for first in range(0, people.n, block):
             some = trial.part_of(people, first, block)
@@ -84,6 +87,64 @@ def _simulate(
     return dict(zip(("mean", "second", "failed"), map(np.concatenate, zip(*tiles, strict=True)), strict=True))
 
 
+def further_moments(
+    p: Plan,
+    values: Mapping[str, np.ndarray],
+    patients: int,
+    part: int,
+    draw: int,
+    progress: Progress,
+    stage: str,
+    keep: Checkpoint = NOTHING_KEPT,
+) -> FurtherMoments:
+    """The same patients through the arms of all further studies; arguments and errors as of ``moments``."""
+    K = len(next(iter(values.values())))
+    width = tile_width(p.config.engine)
+    group, block = math.gcd(patients, width), max(BLOCK // width, 1) * width
+    total, done = len(p.studies) * -(-K * patients // width), 0
+    found = []
+    for i, s in enumerate(p.studies):
+        people = {
+            name: trial.vectors_roster(with_values(a.population, p.values(a, values, s.name)), K, patients, draw, part)
+            for name, a in s.arms.items()
+        }
+        blocks = []
+        for first in range(0, K * patients, block):
+            some = {name: trial.part_of(roster, first, block) for name, roster in people.items()}
+            tell = partial(_tell, progress, stage, total, done)
+            make = partial(_simulate_study, p, s, some, group, tell)
+            blocks.append(keep.piece(f"study-{i}-block-{first // block}", make))
+            done += -(-min(block, K * patients - first) // width)
+        joined = (np.concatenate([b[name] for b in blocks]) for name in FurtherMoments._fields)
+        found.append(FurtherMoments(*(x.reshape(K, -1, *x.shape[1:]).mean(1) for x in joined)))
+    E = [len(s.outputs) for s in p.studies]
+    second = np.zeros((K, sum(E), sum(E)))
+    for start, size, of in zip(np.cumsum([0, *E])[:-1], E, found, strict=True):
+        second[:, start : start + size, start : start + size] = of.second
+    none = np.zeros((K, 0))
+    successes, trials = (
+        np.concatenate([none, *(getattr(of, name) for of in found)], 1) for name in ("successes", "trials")
+    )
+    return FurtherMoments(successes, trials, second)
+
+
+def _simulate_study(
+    p: Plan, s: Study, people: Mapping[str, trial.Roster], group: int, tell: Callable[[int], None]
+) -> dict[str, np.ndarray]:
+    """``FurtherMoments`` of consecutive groups of patients, who go through all arms of a study."""
+    key = {"engine": p.config.engine}
+    arms = [trial.visits_of(people[n], a.arm, s.days, p.config.seed, s.form, **key) for n, a in s.arms.items()]
+    parts = []
+    for seen in zip(*arms, strict=True):
+        lost = sum(int(np.asarray(v.failed).sum()) for v in seen)
+        if lost:
+            raise InputError(f"{lost} patients of study '{s.name}' left the range of the solver")
+        each = outputs(s, dict(zip(s.arms, seen, strict=True)))
+        parts.append([np.moveaxis(x.reshape(*x.shape[:-1], -1, group).mean(-1), -1, 0) for x in each])
+        tell(len(parts))
+    return dict(zip(FurtherMoments._fields, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+
+
 def _tell(progress: Progress, stage: str, total: int, before: int, tiles: int) -> None:
     progress(stage, before + tiles, total)
 
@@ -98,20 +159,21 @@ def grouped(
     progress: Progress,
     stage: str,
     keep: Checkpoint = NOTHING_KEPT,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same at coordinates theta [K, d] by independent groups of ``patients``: [groups, K, A, 5] and [.., 5, 5]."""
+) -> tuple[np.ndarray, np.ndarray, FurtherMoments]:
+    """The same at coordinates theta [K, d] by independent groups of ``patients``: [groups, K, ..] of all moments."""
     values = {n: np.repeat(np.asarray(v), groups) for n, v in p.prior.constrained(theta).items()}
     mean, second = moments(p, values, patients, part, draw, progress, stage, keep)
-    arms, events = len(p.arms), len(endpoints.NAMES)
-    return (
-        np.moveaxis(mean.reshape(len(theta), groups, arms, events), 1, 0),
-        np.moveaxis(second.reshape(len(theta), groups, arms, events, events), 1, 0),
-    )
+    more = further_moments(p, values, patients, part, draw, progress, f"{stage}, further studies", keep)
+
+    def apart(x: np.ndarray) -> np.ndarray:
+        return np.moveaxis(x.reshape(len(theta), groups, *x.shape[1:]), 1, 0)
+
+    return apart(mean), apart(second), FurtherMoments(*map(apart, more))
 
 
 def fresh(
     p: Plan, theta: np.ndarray, replicate: int, draw: int, progress: Progress, keep: Checkpoint = NOTHING_KEPT
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, FurtherMoments]:
     """Fresh simulations that surfaces are checked by, at points theta [F, d]: as of ``grouped``."""
     patients = CHECK_PATIENTS_QUICK if p.config.quick else CHECK_PATIENTS
     part = stream(CHECK, replicate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inference import checkpoint, correction, diagnostics, imputation, manifest, predictive, rounds, store
+from inference import checkpoint, correction, diagnostics, imputation, manifest, predictive, rounds, store, studies
 from inference.arm_model import compile_arms
 from inference.arms import ArmData
 from inference.checkpoint import Checkpoint
@@ -22,10 +22,12 @@ from inference.config import plan as resolve
 from inference.correction import Correction
 from inference.moments import POSTERIOR, PRIOR
 from inference.output import CHECKPOINT
+from inference.predictions import Predicted
 from inference.predictive import ArmCourses, Outcome
 from inference.priors import JointPrior
 from inference.progress import Progress
 from inference.rounds import Fit, timed
+from inference.studies import Study
 from pkpd.model import Form
 from pkpd.parameters import Library
 from pkpd.planned import PlannedArm, planned_arms
@@ -45,9 +47,19 @@ class Plan(NamedTuple):
     data: ArmData  # of all arms of the scenario
     fitted: ArmData  # of the arms that are not left out
     scenario: Scenario
+    studies: tuple[Study, ...]
     days: tuple[int, ...]
     landmark: int
     form: Form
+
+    @property
+    def further_n(self) -> np.ndarray:
+        """Patients [E] of whom each output of the further studies is reported."""
+        return np.array([s.targets[o.target].n for s in self.studies for o in s.outputs], np.float64)
+
+    def values(self, a: PlannedArm, values: Mapping[str, Any], study: str | None = None) -> dict[str, Any]:
+        """Population parameters of an arm, of the first study unless another is named, from those of the fit."""
+        return studies.values_of(study or self.scenario.trial.name, a, self.config.drug, values)
 
 
 def plan(config: Config) -> Plan:
@@ -64,6 +76,7 @@ def plan(config: Config) -> Plan:
         read.data,
         read.fitted,
         read.scenario,
+        read.studies,
         tuple(read.scenario.trial.visits_d),
         read.scenario.landmark,
         form,
@@ -96,9 +109,10 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
     values |= {n: v[chosen[0]] for n, v in found.imputed.items() if n != imputation.NUMBER}
     with timed(seconds, "posterior predictive"):
         trials = predictive.trials(p, values, POSTERIOR, progress, "posterior predictive trials")
+        further = predictive.further_trials(p, values, progress)
     for shown, stage in STAGES.items():
         seconds[shown] = sum(row.get(f"seconds_{stage}", 0.0) for row in found.rounds)
-    return finish(p, folder, found, found.figures, prior_values, prior_trials, trials, seconds)
+    return finish(p, folder, found, found.figures, prior_values, prior_trials, trials, seconds, further)
 
 
 def finish(
@@ -110,11 +124,12 @@ def finish(
     prior_trials: list[ArmCourses],
     trials: list[ArmCourses],
     seconds: dict[str, float],
+    further: Sequence[Predicted] = (),
 ) -> dict[str, Any]:
     """Judge a fit and save it; returns its figures, verdict and reasons."""
     verdict, reasons = diagnostics.verdict(figures)
     judged = figures, verdict, reasons, seconds
-    store.save(predictive.result(p, found, prior_values, prior_trials, trials, *judged), folder)
+    store.save(predictive.result(p, found, prior_values, prior_trials, trials, *judged, further), folder)
     return {**figures, "verdict": verdict, "reasons": reasons}
 
 
@@ -176,6 +191,8 @@ def identity(p: Plan) -> dict[str, Any]:
     """What everything in a checkpoint follows from, for ``checkpoint.begin``."""
     texts = {"config": p.config.to_toml(), "data": repr((p.data.arms, p.data.n.tolist(), p.data.counts.tolist()))}
     texts |= {"scenario": p.scenario.model_dump_json()}
+    if p.studies:
+        texts |= {"studies": repr([(s.design.model_dump_json(), s.targets) for s in p.studies])}
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     versions = {name: manifest.versions()[name] for name in ("jax", "jaxlib", "numpyro", "numpy", "scipy", "llvmlite")}
     return {**hashes, "code": manifest.code_hash(), "library": manifest.library_hash(), "versions": versions}
@@ -189,8 +206,9 @@ def prepare(p: Plan, draws: Mapping[str, np.ndarray]) -> None:
     from inference import report
 
     with suppress(Exception):
+        settings = {"studies": p.studies, **rounds.sampler_settings(p.config)}
         for cubic in dict.fromkeys((0, p.config.refine.cubic)):
-            compile_arms(p.prior, len(p.arms), p.fitted, cubic=cubic, **rounds.sampler_settings(p.config))
+            compile_arms(p.prior, len(p.arms), p.fitted, cubic=cubic, **settings)
     with suppress(Exception):
         report.warm_up(p.library, p.arms[0].arm.rule.levels_mg, draws, p.form)
 

@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from inference.progress import Progress, silent
-from inference.trials import OF_ITP, form_of, number_of, roster
+from inference.trials import form_of, number_of, roster
 from pkpd import random, trial
 from pkpd.devices import AUTOMATIC, tile_width
 from pkpd.errors import InputError
 from pkpd.parameters import SD_SUFFIX, Library, load_centre, load_library
-from pkpd.planned import planned_arms
+from pkpd.planned import OF_ITP, planned_arms
 from pkpd.published import Target, targets
 from pkpd.statistics import STATISTICS
 from pkpd.tables import schema
@@ -141,7 +141,7 @@ def predict(
             done += 1
             progress(stage, done, total)
         numbers |= {key: np.concatenate(parts[key]).reshape(D, a.n) for key in own}
-    return [Predicted(t, _samples(t, numbers, seed)) for t in wanted]
+    return [Predicted(t, samples(t, numbers, seed)) for t in wanted]
 
 
 def _marked(found: list[Target], design: Scenario, config: Config, fitted: tuple[str, ...]) -> list[Target]:
@@ -152,7 +152,7 @@ def _marked(found: list[Target], design: Scenario, config: Config, fitted: tuple
     return [t._replace(seen="this run fitted counts of this arm") if t.arm in fitted else t for t in found]
 
 
-def _samples(t: Target, numbers: Mapping[tuple[str, str, int], np.ndarray], seed: int) -> np.ndarray:
+def samples(t: Target, numbers: Mapping[tuple[str, str, int], np.ndarray], seed: int) -> np.ndarray:
     """The statistic [D] of a target from the numbers [D, n] of the patients of each arm."""
     x = np.concatenate([numbers[arm, t.statistic, t.last] for arm in t.arms], -1)
     if t.reference is not None:

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from inference import predictions
+from inference.moments import POSTERIOR
+from inference.predictions import Predicted
 from inference.progress import Progress
 from inference.store import MEDIAN_QUANTILES, PLATELET_QUANTILES, FitResult
 from pkpd import endpoints, trial
 from pkpd.devices import tile_width
 from pkpd.parameters import with_values
+from pkpd.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from inference.correction import Correction
@@ -51,10 +55,38 @@ def trials(p: Plan, values: Mapping[str, np.ndarray], part: int, progress: Progr
     return courses
 
 
+def further_trials(p: Plan, values: Mapping[str, np.ndarray], progress: Progress) -> list[Predicted]:
+    """What further studies reported, with the same numbers of one fresh trial for each draw in ``values`` [D]."""
+    D = len(next(iter(values.values())))
+    found = []
+    for s in p.studies:
+        seen: dict[tuple[str, str, int], np.ndarray] = {}
+        for number, (name, a) in enumerate(s.arms.items(), start=1):
+            each = {n: np.repeat(v, a.n) for n, v in p.values(a, values, s.name).items()}
+            patient = np.tile(a.first_patient + np.arange(a.n), D)
+            people = (
+                with_values(a.population, each),
+                a.arm,
+                s.days,
+                p.config.seed,
+                patient,
+                np.repeat(np.arange(D), a.n),
+            )
+            own = {(name, t.statistic, t.last) for t in s.targets if name in (*t.arms, t.reference)}
+            parts: dict[tuple[str, str, int], list[np.ndarray]] = {key: [] for key in own}
+            for v in trial.simulate(*people, POSTERIOR, s.form, engine=p.config.engine):
+                for key in own:
+                    parts[key].append(STATISTICS[key[1]].each(v, key[2]))
+            seen |= {key: np.concatenate(x).reshape(D, a.n) for key, x in parts.items()}
+            progress(f"predicted: {s.name}", number, len(s.arms))
+        found += [Predicted(t, predictions.samples(t, seen, p.config.seed)) for t in s.targets]
+    return found
+
+
 def arm_trials(p: Plan, a: PlannedArm, values: Mapping[str, np.ndarray], part: int) -> Iterator[tuple[Any, ...]]:
     """Tiles of one arm's patients, draw by draw: events, baseline, true and observed counts, dose."""
     D = len(next(iter(values.values())))
-    population = with_values(a.population, {name: np.repeat(v, a.n) for name, v in values.items()})
+    population = with_values(a.population, {name: np.repeat(v, a.n) for name, v in p.values(a, values).items()})
     patient = np.tile(a.first_patient + np.arange(a.n), D)
     draw = np.repeat(np.arange(D), a.n)
     for v in trial.simulate(
@@ -136,6 +168,7 @@ def result(
     verdict: str,
     reasons: list[str],
     seconds: Mapping[str, float],
+    further: Sequence[Predicted] = (),
 ) -> FitResult:
     """Everything a run directory holds; nothing ``found`` when only the prior was drawn."""
     answer = None if found is None else found.answer
@@ -163,6 +196,7 @@ def result(
         manifest={},
         correction={} if found is None else dict(found.weights),
         imputed={} if found is None else dict(found.imputed),
+        further=predictions.table(list(further)).to_dict("records") if further else [],
     )
 
 

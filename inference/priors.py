@@ -1,8 +1,8 @@
 """The joint prior of the free population parameters: an immutable description, in one set of coordinates.
 
 A coordinate is the unconstrained form of a parameter: log for lognormal and half-normal ones, logit for beta ones,
-additive log-ratios to the last member for a Dirichlet group (one coordinate fewer than members). The surface, NUTS
-and the report all use these coordinates, in the order of ``JointPrior.coordinate_names``.
+itself for standard normal ones, additive log-ratios to the last member for a Dirichlet group (one coordinate fewer than
+members). The surface, NUTS and the report all use these coordinates, in the order of ``JointPrior.coordinate_names``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -65,7 +65,33 @@ class HalfNormal:
     scale: float
 
 
-Element = Lognormal | Beta | Dirichlet | HalfNormal
+@dataclass(frozen=True)
+class Standard:
+    """x ~ N(0, 1): the shift of one study, in sds of those between studies."""
+
+    name: str
+
+
+Element = Lognormal | Beta | Dirichlet | HalfNormal | Standard
+
+
+def renamed(e: Element, name: str) -> Element:
+    """The same law of a parameter of another name; not for a Dirichlet, which has several."""
+    if isinstance(e, Dirichlet):
+        raise ValueError("a Dirichlet has several names")
+    return replace(e, name=name)
+
+
+def law_of(e: Element) -> tuple[str, str]:
+    """Name and law of a parameter, or of the members of a group, in words."""
+    kind = type(e).__name__.lower()
+    if isinstance(e, Lognormal):
+        return e.name, f"{kind}: median {e.centre:.5g}, log-sd {e.log_sd:g}"
+    if isinstance(e, Beta):
+        return e.name, f"{kind}: {e.alpha:g}, {e.beta:g}"
+    if isinstance(e, Dirichlet):
+        return ", ".join(e.names), f"{kind}: " + ", ".join(f"{a:g}" for a in e.alphas)
+    return e.name, f"{kind}: scale {e.scale:g}" if isinstance(e, HalfNormal) else "standard normal"
 
 
 def _names(e: Element) -> tuple[str, ...]:
@@ -73,7 +99,9 @@ def _names(e: Element) -> tuple[str, ...]:
 
 
 def _location_scale(e: Element) -> tuple[list[float], list[float]]:
-    """Mean and sd of the element's coordinates under the prior (exact for all four laws)."""
+    """Mean and sd of the element's coordinates under the prior (exact for all laws)."""
+    if isinstance(e, Standard):
+        return [0.0], [1.0]
     if isinstance(e, Lognormal):
         return [math.log(e.centre)], [e.log_sd]
     if isinstance(e, Beta):
@@ -89,6 +117,8 @@ def _location_scale(e: Element) -> tuple[list[float], list[float]]:
 
 def _constrain(e: Element, u: Array) -> list[Array]:
     """Natural values from coordinates u [..., k]."""
+    if isinstance(e, Standard):
+        return [u[..., 0]]
     if isinstance(e, Beta):
         return [jax.nn.sigmoid(u[..., 0])]
     if isinstance(e, Dirichlet):
@@ -98,6 +128,8 @@ def _constrain(e: Element, u: Array) -> list[Array]:
 
 
 def _unconstrain(e: Element, values: Sequence[Array]) -> list[Array]:
+    if isinstance(e, Standard):
+        return [jnp.asarray(values[0])]
     if isinstance(e, Beta):
         return [jnp.log(values[0]) - jnp.log1p(-values[0])]
     if isinstance(e, Dirichlet):
@@ -107,6 +139,8 @@ def _unconstrain(e: Element, values: Sequence[Array]) -> list[Array]:
 
 def _from_normals(e: Element, z: np.ndarray) -> list[np.ndarray]:
     """Draws by quantiles from standard normals [n, names]: no generator of its own for each law."""
+    if isinstance(e, Standard):
+        return [z[:, 0]]
     if isinstance(e, Lognormal):
         return [e.centre * np.exp(e.log_sd * z[:, 0])]
     if isinstance(e, HalfNormal):
@@ -119,6 +153,8 @@ def _from_normals(e: Element, z: np.ndarray) -> list[np.ndarray]:
 
 def _log_density(e: Element, u: Array) -> Array:
     """Log density of the coordinates u [..., k], Jacobian included."""
+    if isinstance(e, Standard):
+        return -0.5 * (u[..., 0] ** 2 + LOG_2_PI)
     if isinstance(e, Lognormal):
         return -0.5 * (((u[..., 0] - math.log(e.centre)) / e.log_sd) ** 2 + LOG_2_PI) - math.log(e.log_sd)
     if isinstance(e, Beta):
@@ -148,10 +184,12 @@ class JointPrior:
 
     @property
     def coordinate_names(self) -> tuple[str, ...]:
-        """Names of the coordinates: ``log x``, ``logit x`` or ``log x/y``."""
+        """Names of the coordinates: ``log x``, ``logit x``, ``log x/y``, or the parameter's own."""
         labels: list[str] = []
         for e in self.elements:
-            if isinstance(e, Dirichlet):
+            if isinstance(e, Standard):
+                labels.append(e.name)
+            elif isinstance(e, Dirichlet):
                 labels += [f"log {name}/{e.names[-1]}" for name in e.names[:-1]]
             else:
                 labels.append(f"{'logit' if isinstance(e, Beta) else 'log'} {e.name}")

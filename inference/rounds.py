@@ -22,7 +22,8 @@ import numpy as np
 from inference.arm_model import fit_arms
 from inference.checkpoint import Checkpoint
 from inference.config import MAX_ROUNDS, Config, Round
-from inference.moments import ROUNDS, fresh, moments, stream
+from inference.further import FurtherMoments
+from inference.moments import ROUNDS, fresh, further_moments, moments, stream
 from inference.progress import Progress
 from inference.surface import Floats, Surface, SurfaceError, fit_surface, surface_error, widened
 from pkpd import random
@@ -125,14 +126,19 @@ def one_round(
         mean, second = moments(
             p, values, size.patients, stream(ROUNDS, number), r, progress, stage + "simulation", keep.at("simulation")
         )
+        more = further_moments(
+            p, values, size.patients, stream(ROUNDS, number), r, progress, stage + "further studies",
+            keep.at("simulation"),
+        )  # fmt: skip
+    settings = {"near": p.data, "further": more, "further_n": p.further_n}
     with timed(row, "seconds_regression"):
-        surface = fit_surface(theta, mean, second, size.patients, near=p.data)
+        surface = fit_surface(theta, mean, second, size.patients, **settings)
     if r + 1 >= len(config.rounds) and config.refine.cubic and last is not None:
         with timed(row, "seconds_regression"):
-            cubic = fit_surface(theta, mean, second, size.patients, near=p.data, cubic=config.refine.cubic)
+            cubic = fit_surface(theta, mean, second, size.patients, cubic=config.refine.cubic, **settings)
         with timed(row, "seconds_check"):
             seen = fresh(p, last.points, number, SHAPE + r, progress, keep.at("shape"))
-        errors = [surface_error(s, last.points, *seen, p.data.n).rms for s in (surface, cubic)]
+        errors = [error_at(p, s, last.points, seen).rms for s in (surface, cubic)]
         row |= {"error_quadratic": errors[0], "error_cubic": errors[1]}
         surface = cubic if errors[1] < errors[0] else surface
     row["terms"] = surface.coefficients.shape[1]
@@ -144,6 +150,7 @@ def one_round(
             p.fitted,
             jax.random.fold_in(own, 1),
             **sampler_settings(config),
+            studies=p.studies,
             progress=partial(progress, stage + "NUTS"),
             keep=keep.at("nuts"),
         )
@@ -158,10 +165,16 @@ def one_round(
     if r + 1 >= len(config.rounds):
         with timed(row, "seconds_check"):
             seen = fresh(p, here, number, r, progress, keep.at("check"))
-            error = surface_error(surface, here, *seen, p.data.n)
+            error = error_at(p, surface, here, seen)
         row |= {"surface_error_rms": error.rms, "surface_chi_square": error.chi_square}
     rows = [*before, row]
     return Fit(samples, result.sample_stats, result.samples["logits"], coordinates, points, surface, error, rows)
+
+
+def error_at(p: Plan, surface: Surface, points: Floats, seen: tuple[Floats, Floats, FurtherMoments]) -> SurfaceError:
+    """Error of a surface against what ``fresh`` saw at points [F, d]."""
+    mean, second, more = seen
+    return surface_error(surface, points, mean, second, p.data.n, more, p.further_n)
 
 
 def to_arrays(fit: Fit) -> dict[str, np.ndarray]:

@@ -2,8 +2,8 @@
 
 ``posterior.nc`` follows ArviZ's schema (``xarray.open_datatree`` reads it): groups posterior, prior,
 posterior_predictive, prior_predictive, observed_data, constant_data and sample_stats; what is not of that schema has
-groups of its own: surface, courses, examples, rounds, fixed_parameters, correction, imputed. Units are in the
-attributes of the variables.
+groups of its own: surface, courses, examples, rounds, fixed_parameters, correction, imputed, further_studies. Units
+are in the attributes of the variables.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ COLUMNS = ("parameter", "unit", "mean", "sd", "q2.5", "q50", "q97.5",
 PLATELET_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEDIAN_QUANTILES = (0.025, 0.5, 0.975)
 COUNT_UNIT = "1e9/L"
+STUDIES = "studies.csv"
 IMPUTATIONS = "imputations.csv"
 TIMES = "seconds_of_rounds"  # in the diagnostics
 
@@ -71,6 +72,9 @@ class FitResult(NamedTuple):
     correction: Mapping[str, NDArray[Any]] = {}  # chain_of, draw_of, log_weight [draws of the correction], or {}
     imputed: Mapping[str, NDArray[Any]] = {}  # [chains] imputation, and what it drew of each fixed parameter, or {}
 
+    # what further studies reported, with predictions: a row a number, columns as of predictions.csv
+    further: list[dict[str, Any]] = []  # noqa: RUF012
+
     @property
     def prior_only(self) -> bool:
         """Whether nothing was fitted: the predictions are those of the prior."""
@@ -92,6 +96,11 @@ def save(result: FitResult, folder: str | Path) -> None:
     head = {"verdict": result.verdict, "reasons": list(result.reasons)}
     times = {"seconds": result.seconds, TIMES: [_timed(row, True) for row in result.rounds]}
     write_text(folder / DIAGNOSTICS, _json(head | dict(result.diagnostics) | times))
+    if result.further:
+        import pandas as pd
+
+        text = pd.DataFrame(result.further).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        write_text(folder / STUDIES, text)
     if result.imputed:
         from inference.imputation import NUMBER, variances
 
@@ -110,7 +119,7 @@ def load(folder: str | Path) -> FitResult:
         config = (folder / CONFIG).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{folder / CONFIG}: cannot be read as text") from None
-    for key, kind in (("verdict", str), ("reasons", list), ("seconds", dict), (TIMES, list)):
+    for key, kind in (("verdict", str), ("reasons", list), ("seconds", dict)):
         if not isinstance(diagnostics.get(key), kind):
             raise InputError(f"{folder / DIAGNOSTICS}: no legal '{key}'; the run is damaged: fit again")
     path = folder / POSTERIOR
@@ -272,6 +281,8 @@ def tree(result: FitResult) -> xr.DataTree:
         groups["imputed"] = _dataset(
             {n: ("chain", np.asarray(v), {"unit": unit(n)}) for n, v in result.imputed.items()}
         )
+    if result.further:
+        groups["further_studies"] = _dataset(_columns(result.further, "number"))
     if result.logits is not None:
         groups["surface"] = _dataset({"logits": ((*by_draw, "arm", "logit"), np.asarray(result.logits), {})}, arm)
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs={"title": "arm-level fit"}), **groups})
@@ -334,7 +345,7 @@ def _groups(path: Path) -> dict[str, dict[str, Any]]:
 def _from_groups(g: Mapping[str, Any], config: str, diagnostics: dict[str, Any], manifest: dict[str, Any]) -> FitResult:
     names = {"chain", "draw"}
     courses, events = g["courses"], g["observed_data"]
-    diagnostics = dict(diagnostics)
+    diagnostics, rounds = dict(diagnostics), _rows(g["rounds"])
     return FitResult(
         config_toml=config,
         arms=tuple(map(str, events["arm"])),
@@ -354,7 +365,7 @@ def _from_groups(g: Mapping[str, Any], config: str, diagnostics: dict[str, Any],
         level_share=courses["level_share"],
         levels_mg=courses["dose_mg"][1:],
         examples={k: v for k, v in g["examples"].items() if k != "arm"},
-        rounds=[row | now for row, now in zip(_rows(g["rounds"]), diagnostics.pop(TIMES), strict=True)],
+        rounds=[row | now for row, now in zip(rounds, diagnostics.pop(TIMES, [{}] * len(rounds)), strict=True)],
         fixed=_rows(g["fixed_parameters"]),
         verdict=diagnostics.pop("verdict"),
         reasons=diagnostics.pop("reasons"),
@@ -362,6 +373,7 @@ def _from_groups(g: Mapping[str, Any], config: str, diagnostics: dict[str, Any],
         diagnostics=diagnostics,
         manifest=manifest,
         correction=g.get("correction", {}),
+        further=_rows(g.get("further_studies", {})),
         imputed={k: v for k, v in g.get("imputed", {}).items() if k not in names},
     )
 

@@ -26,6 +26,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from inference.arms import ANY, DOUBLED, RESCUE, SEVENTY_FIVE, WEEK_8, ArmData, probabilities
+from inference.further import FurtherMoments, no_outputs
 from inference.regression import Terms, regress
 from pkpd import random
 from pkpd.errors import InputError
@@ -36,7 +37,9 @@ DIRECTION_BATCHES = 6000  # enough to find directions, not to know a surface
 
 
 class Surface(NamedTuple):
-    """A fitted surface over d coordinates, p terms, A arms and J = 6 A logits (arm by arm). A pytree."""
+    """A fitted surface over d coordinates, p terms, A arms, E outputs of further studies and J = 6 A + E logits (arm by
+    arm, then those outputs). A pytree.
+    """
 
     centre: Array  # [d] mean of the design
     whiten: Array  # [d, d] lower triangular: u = whiten (theta - centre) has unit covariance over the design
@@ -46,6 +49,8 @@ class Surface(NamedTuple):
     covariance: Array  # [J, p, p] of the coefficients
     correlation: Array  # [J, J] R
     rho: Array  # [A, 5, 5] correlations of the events within a patient
+    further_rho: Array  # [E, E] the same of the outputs of further studies
+    further_sd: Array  # [E] and their sds
     dispersion: Array  # [J] quasi-binomial phi of each regression
     effective_terms: Array  # [J] terms the batches determine
 
@@ -98,7 +103,7 @@ def terms_of(d: int, q: int = 0) -> Terms:
 
 
 def leading_directions(u: Floats, successes: Floats, trials: Floats, n: Floats, q: int) -> Floats:
-    """The q orthonormal directions [q, d] of u along which the counts of arms of ``n`` [A] patients move most.
+    """The q orthonormal directions [q, d] of u along which what ``n`` [J] patients report of each output moves most.
 
     Leading eigenvectors of the mean over the design of the Fisher information that these counts have of u, from a
     quadratic fit to thinned batches.
@@ -107,7 +112,7 @@ def leading_directions(u: Floats, successes: Floats, trials: Floats, n: Floats, 
     thin = slice(None, None, max(1, len(u) // DIRECTION_BATCHES))
     fit = regress(_features_numpy(u[thin]), successes[thin], trials[thin], terms_of(d))
     rate, share = successes.sum(0) / trials.sum(0), trials.mean(0) / trials.mean(0).max()
-    information = np.repeat(n, 6) * share * rate * (1 - rate)
+    information = n * share * rate * (1 - rate)
     rows, columns = np.triu_indices(d, 1)
     total = np.zeros((d, d))
     for weight, beta in zip(information, fit.coefficients, strict=True):
@@ -127,21 +132,31 @@ def fit_surface(
     near: ArmData | None = None,
     cubic: int = 0,
     adapt_penalty: bool = True,
+    further: FurtherMoments | None = None,
+    further_n: Floats | None = None,
 ) -> Surface:
     """Regress the moments of K batches of ``patients`` patients on their population vectors.
 
     theta [K, d] coordinates; mean [K, A, 5] and second [K, A, 5, 5] averages of ``endpoints.expected_events`` over the
     patients of a batch, who go through all arms. ``near`` weights the batches that look like these data when the
-    within-patient correlations are pooled. cubic: directions along which the surface has cubic terms. Raises
-    InputError for shapes that do not fit, too few or bad numbers.
+    within-patient correlations are pooled. cubic: directions along which the surface has cubic terms. further: moments
+    of the E outputs of further studies, each reported of ``further_n`` [E] patients. Raises InputError for shapes that
+    do not fit, too few or bad numbers.
     """
     theta, mean, second = (np.asarray(a, np.float64) for a in (theta, mean, second))
     _check_round(theta, mean, second, patients)
     d = theta.shape[1]
     centre, whiten = _standardise(theta)
     u = (theta - centre) @ whiten.T
-    successes, trials = nested_counts(mean, second, patients)
-    n = np.ones(mean.shape[1]) if near is None else near.n
+    more = no_outputs(len(theta)) if further is None else further
+    successes, trials = (
+        np.concatenate([nested, patients * own], axis=1)
+        for nested, own in zip(nested_counts(mean, second, patients), more[:2], strict=True)
+    )
+    of_arms = np.ones(mean.shape[1]) if near is None else near.n
+    n = np.concatenate([np.repeat(of_arms, 6), np.zeros(0) if further_n is None else further_n])
+    weights = _weights(mean, near, patients)
+    further_rho, further_sd = within_patients(more, weights.mean(axis=1))
     directions = leading_directions(u, successes, trials, n, cubic) if cubic else np.zeros((0, d))
     design = _features_numpy(u, directions)
     fit = regress(design, successes, trials, terms_of(d, cubic), adapt_penalty=adapt_penalty)
@@ -156,12 +171,25 @@ def fit_surface(
                 fit.coefficients,
                 fit.covariance,
                 _residual_correlation(fit.residuals),
-                pooled_correlations(mean, second, _weights(mean, near, patients)),
+                pooled_correlations(mean, second, weights),
+                further_rho,
+                further_sd,
                 fit.dispersion,
                 fit.effective_terms,
             )
         )
     )
+
+
+def within_patients(m: FurtherMoments, weights: Floats) -> tuple[Floats, Floats]:
+    """Correlations [E, E] and sds [E] of outputs within the patients of a vector, pooled with weights [K]."""
+    products = np.where(m.second != 0, m.successes[:, :, None] * m.successes[:, None, :], 0.0)
+    covariance = np.einsum("k,kij->ij", weights, m.second - products)
+    sd = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
+    scale = np.where(sd > 1e-9, sd, np.inf)
+    rho = covariance / (scale[:, None] * scale)
+    rho[range(len(sd)), range(len(sd))] = 1.0
+    return rho, sd
 
 
 def nested_counts(mean: Floats, second: Floats, patients: float) -> tuple[Floats, Floats]:
@@ -234,10 +262,19 @@ class SurfaceError(NamedTuple):
     chi_square: float  # mean squared error of the logits over what the surface claims: 1 if it is honest
 
 
-def surface_error(surface: Surface, theta: Floats, mean: Floats, second: Floats, n: Floats) -> SurfaceError:
+def surface_error(
+    surface: Surface,
+    theta: Floats,
+    mean: Floats,
+    second: Floats,
+    n: Floats,
+    further: FurtherMoments | None = None,
+    further_n: Floats | None = None,
+) -> SurfaceError:
     """Compare with fresh simulations at points theta [F, d], each simulated by R >= 2 independent groups of patients.
 
-    mean [R, F, A, 5] and second [R, F, A, 5, 5] are the moments of each group; ``n`` [A] the trial's arms. Products of
+    mean [R, F, A, 5] and second [R, F, A, 5, 5] are the moments of each group; ``n`` [A] the trial's arms; further
+    [R, F, ..] and further_n [E] those of further studies, whose proportions count like the arms' five. Products of
     the errors against two different groups have no noise term, so no noise needs to be assumed and subtracted.
     """
     theta, mean, second = (np.asarray(a, np.float64) for a in (theta, mean, second))
@@ -245,10 +282,16 @@ def surface_error(surface: Surface, theta: Floats, mean: Floats, second: Floats,
         raise InputError(f"fresh moments must be [groups >= 2, {len(theta)}, arms, 5], got {mean.shape}")
     logits, variances = evaluate(surface, theta)
     arms = surface.n_arms
-    predicted = np.asarray(probabilities(jnp.asarray(logits.reshape(-1, arms, 6))))
+    nested, own = np.split(logits, [6 * arms], axis=1)
+    predicted = np.asarray(probabilities(jnp.asarray(nested.reshape(-1, arms, 6))))
     sd = np.sqrt(np.maximum(predicted * (1 - predicted), 1e-12) / np.asarray(n, np.float64)[:, None])
     squared = _noise_free_square((predicted - mean) / sd)  # [F, A, 5]
-    by_point = squared.mean(axis=(1, 2))
+    each = squared.reshape(len(theta), -1)
+    if further is not None and further_n is not None and own.shape[1]:
+        p, seen = 1.0 / (1.0 + np.exp(-own)), further.successes / np.maximum(further.trials, 1e-9)
+        sampling = np.sqrt(np.maximum(p * (1 - p), 1e-12) / further_n)
+        each = np.concatenate([each, _noise_free_square((p - seen) / sampling)], axis=1)
+    by_point = each.mean(axis=1)
     rms = float(np.sqrt(max(by_point.mean(), 0.0)))
     spread = float(by_point.std(ddof=1) / np.sqrt(len(by_point))) if len(by_point) > 1 else np.inf
 
@@ -257,6 +300,8 @@ def surface_error(surface: Surface, theta: Floats, mean: Floats, second: Floats,
         a.reshape(mean.shape[0], len(theta), -1)
         for a in nested_counts(mean.reshape(-1, *mean.shape[2:]), second.reshape(-1, *second.shape[2:]), 1.0)
     )
+    if further is not None:
+        y, w = np.concatenate([y, further.successes], axis=2), np.concatenate([w, further.trials], axis=2)
     # score residual over expected information is the error of the logit, to first order
     information = np.maximum(w.mean(axis=0) * p * (1 - p), 1e-12)
     ratio = _noise_free_square((w * p - y) / information) / variances

@@ -18,7 +18,7 @@ from pkpd import endpoints, notebook, streaming, trial
 from pkpd.devices import AUTOMATIC, tile_width
 from pkpd.model import Form
 from pkpd.parameters import SD_SUFFIX, Population, with_values
-from pkpd.planned import PlannedArm, planned_arms
+from pkpd.planned import OF_ITP, PlannedArm, planned_arms
 from pkpd.tables import schema
 
 if TYPE_CHECKING:
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 SUMMARY_COLUMNS = (
     "design", "comparison", "quantity", "estimate", "mc_se", "lower", "upper", "n_trials", "n_draws",
 )  # fmt: skip
-# What a posterior of patients does not say of healthy volunteers; their interindividual sds go with them.
-OF_ITP = frozenset({
-    "production_1e9_per_l_per_h", "baseline_platelets_1e9_per_l", "immune_half_saturation_1e9_per_l",
-    "immune_log_activity", "immune_drift_log_sd", "immune_drift_time_d", "rescue_max_probability_per_week",
-    "rescue_count_1e9_per_l",
-})  # fmt: skip
 NORMAL_95 = stats.norm.ppf(0.975)
 
 

@@ -14,6 +14,12 @@ from pkpd.trial import Arm
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
 
+# What parameters of patients do not say of healthy volunteers; their interindividual sds go with them.
+OF_ITP = frozenset({
+    "production_1e9_per_l_per_h", "baseline_platelets_1e9_per_l", "immune_half_saturation_1e9_per_l",
+    "immune_log_activity", "immune_drift_log_sd", "immune_drift_time_d", "rescue_max_probability_per_week",
+    "rescue_count_1e9_per_l",
+})  # fmt: skip
 COMPARATOR = "hetrombopag"  # placebo patients follow this drug's rule at 0 mg
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pkpd.scenario import Scenario
 
 
+INTERVALS = {"ci90": 1.6448536269514722, "ci95": 1.959963984540054}  # half-widths in standard errors
+
+
 class Published(Table):
     """Where the trial's numbers stand: a shipped data table by name, or a CSV file, and the study in it."""
 
@@ -66,6 +69,7 @@ class Target(NamedTuple):
     last: int
     reference: str | None
     within_subject_log_sd: float
+    standard_error: float | None  # of the published number, in its unit; None where neither sd nor interval is printed
     note: str
     seen: str
     row_note: str  # of the table
@@ -123,6 +127,8 @@ def _targets(scenario: Scenario, wanted: Prediction, rows: pd.DataFrame) -> list
 
 
 def _target(scenario: Scenario, wanted: Prediction, rows: pd.DataFrame, arms: tuple[str, ...]) -> Target:
+    import pandas as pd
+
     from pkpd.datatables import quantities
 
     if len(rows) > 1:
@@ -142,7 +148,7 @@ def _target(scenario: Scenario, wanted: Prediction, rows: pd.DataFrame, arms: tu
         raise InputError(f"day = {day:g}: no visit; legal: a day of trial.visits_d")
     size = {arm.name: arm.n for arm in scenario.arms}
     n = sum(size[arm] for arm in arms)
-    if row["n"] == row["n"] and int(row["n"]) != n:
+    if pd.notna(row["n"]) and int(row["n"]) != n:
         raise InputError(
             f"quantity = {shown(wanted.quantity)}: published of n = {row['n']}, but {_listed(arms)}: n = {n}"
         )
@@ -160,6 +166,7 @@ def _target(scenario: Scenario, wanted: Prediction, rows: pd.DataFrame, arms: tu
         last=scenario.trial.visits_d.index(int(day)),
         reference=wanted.reference,
         within_subject_log_sd=wanted.within_subject_log_sd,
+        standard_error=_standard_error(row, n),
         note=wanted.note,
         seen=wanted.seen,
         row_note=str(row["note"]),
@@ -167,6 +174,15 @@ def _target(scenario: Scenario, wanted: Prediction, rows: pd.DataFrame, arms: tu
         source=str(row["source"]),
         doi=str(row["doi"]),
     )
+
+
+def _standard_error(row: pd.Series, n: int) -> float | None:
+    """Of a mean, from the sd, standard error, coefficient of variation or confidence interval printed beside it."""
+    kind, spread = row["spread_type"], float(row["spread"])
+    if kind in INTERVALS:
+        return float(row["upper"] - row["lower"]) / (2 * INTERVALS[kind])
+    by_kind = {"se": spread, "sd": spread / math.sqrt(n), "cv_percent": row["value"] * spread / 100 / math.sqrt(n)}
+    return float(by_kind[kind]) if kind in by_kind else None
 
 
 def _check_reference(scenario: Scenario, wanted: Prediction, relative: bool, name: str, arms: tuple[str, ...]) -> None:

@@ -67,11 +67,19 @@ def _config(file: Path) -> None:
         (arm, int(n), *map(int, y))
         for arm, n, y in zip(asked.fitted.arms, asked.fitted.n, asked.fitted.counts, strict=True)
     ]
+    from inference.priors import law_of
+    from inference.studies import read_as
     from pkpd.endpoints import NAMES
 
     show_table("counts fitted", ("arm", "n", *NAMES), arms)
-    show_table("free parameters", ("name", "value"), [(n, asked.library.value(n)) for n in asked.prior.names])
-    say(f"ok: config with {asked.prior.dimension} free coordinates, {len(asked.fitted.arms)} arms")
+    for s in asked.studies:
+        rows = [(t.arm, t.n, t.published, t.observed, t.unit, read_as(s, t), t.status) for t in s.targets]
+        columns = ("arm", "n", "quantity", "value", "unit", "read as", "status")
+        show_table(f"further study fitted: {s.name}", columns, rows)
+    show_table("free parameters", ("name", "prior"), [law_of(e) for e in asked.prior.elements])
+    numbers = sum(len(s.targets) for s in asked.studies)
+    more = f", {numbers} numbers of {len(asked.studies)} further studies" if numbers else ""
+    say(f"ok: config with {asked.prior.dimension} free coordinates, {len(asked.fitted.arms)} arms{more}")
 
 
 def _case(file: Path) -> None:
