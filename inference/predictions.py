@@ -64,8 +64,8 @@ class Predicted(NamedTuple):
         return bool(abs(beyond - TAIL) < 2 * np.sqrt(TAIL * (1 - TAIL) / len(self.samples)))
 
     def verdict(self) -> str:
-        """In words, for a table."""
-        return ("inside" if self.inside() else "OUTSIDE") + (", on the edge" if self.on_edge() else "")
+        """Whether it is inside, in words for a table."""
+        return ("yes" if self.inside() else "NO") + (", on the edge" if self.on_edge() else "")
 
 
 class Score(NamedTuple):

@@ -282,8 +282,8 @@ def test_intervals_of_counts_are_counts_and_hold_their_ends():
 def test_a_number_on_the_edge_of_its_interval_is_said_to_be():
     x = np.arange(1000.0)
     for observed, verdict in (
-        (500, "inside"), (24, "OUTSIDE, on the edge"), (30, "inside, on the edge"), (10, "OUTSIDE"), (2000, "OUTSIDE"),
-        (970, "inside, on the edge"),
+        (500, "yes"), (24, "NO, on the edge"), (30, "yes, on the edge"), (10, "NO"), (2000, "NO"),
+        (970, "yes, on the edge"),
     ):  # fmt: skip
         assert predicted(x, observed, unit="%").verdict() == verdict
 
