@@ -120,7 +120,7 @@ def predict(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make; without it, the table is only printed.")] = None,
-    draws: Annotated[int, typer.Option(help="Posterior draws, a simulated trial each.", min=2, max=10**6)] = 2000,
+    draws: Annotated[int, typer.Option(help="Posterior draws, a simulated trial each.", min=2, max=10**6)] = 4000,
     seed: Seed = 1,
     engine: EngineOption = Engine.auto,
     force: Force = False,

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pkpd.scenario import Scenario
 
 COLUMNS = ("study", "arm", "quantity", "observed", "median", "q2.5", "q97.5", "inside")
-DRAWS = 2000
-QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
+TAIL = 0.025  # of a 95% interval, on each side
+QUANTILES = (TAIL, 0.25, 0.5, 0.75, 1 - TAIL)
 PATIENTS = "patients"  # unit of a count: its quantiles are counts
 # Keys of the host's random numbers, beyond those of any draw.
 RESAMPLING, WITHIN_SUBJECT = np.uint32(2**31), np.uint32(2**31 + 1)
@@ -55,6 +55,17 @@ class Predicted(NamedTuple):
         """Whether the published number lies in the 95% interval, its ends included."""
         low, *_, high = self.quantiles()
         return bool(low <= self.target.observed <= high)
+
+    def on_edge(self) -> bool:
+        """Whether the published number lies so near an end that as many other trials might put it on the other side:
+        the share of trials beyond it is within two standard errors of that beyond the end.
+        """
+        beyond = min(np.mean(self.samples <= self.target.observed), np.mean(self.samples >= self.target.observed))
+        return bool(abs(beyond - TAIL) < 2 * np.sqrt(TAIL * (1 - TAIL) / len(self.samples)))
+
+    def verdict(self) -> str:
+        """Whether it is inside, in words for a table."""
+        return ("yes" if self.inside() else "NO") + (", on the edge" if self.on_edge() else "")
 
 
 class Score(NamedTuple):

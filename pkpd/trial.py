@@ -33,9 +33,8 @@ NO_DERIVATIVE = (
     " Use pkpd.recorded_course (pkpd.engine.recorded.course) with the doses that were taken"
 )
 Numbers = np.ndarray | range  # of patients, draws, trials
-PERIODS = np.uint32(
-    2**31
-)  # folded into a patient's key with the period's number: beyond the counters of every other number
+# Folded into a patient's key with the number of a period: beyond the counters of every other random number.
+PERIODS = np.uint32(2**31)
 
 
 class Arm(NamedTuple):

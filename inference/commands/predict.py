@@ -72,11 +72,10 @@ def _show(every: list[Predicted], verdict: str, folder: Path, draws: int) -> Non
         low, _, median, _, high = p.quantiles().tolist()
         t = p.target
         seen = "seen" if t.seen else ""
-        inside = "yes" if p.inside() else "NO"
         number = [f"{x:.0f}" if t.unit == predictions.PATIENTS else f"{x:.3g}" for x in (t.observed, median, low, high)]
         unit = f"of {t.n}" if t.unit == predictions.PATIENTS else t.unit
-        rows.append((t.study, t.arm, t.quantity, unit, *number, inside, seen))
-    columns = ("study", "arm", "quantity", "unit", "published", "median", "2.5%", "97.5%", "inside", "")
+        rows.append((t.study, t.arm, t.quantity, unit, *number, p.verdict(), seen))
+    columns = ("study", "arm", "quantity", "unit", "observed", "median", "2.5%", "97.5%", "inside", "")
     show_table(f"predictions of {folder} ({verdict}), {draws} trials each", columns, rows)
     for text in predictions.score_text(every):
         say(text)

@@ -51,4 +51,4 @@ def _row(p: Predicted) -> dict[str, Any]:
     whole = p.target.unit == "patients"
     numbers = [f"{x:.0f}" if whole else f"{x:.3g}" for x in (p.target.observed, median, low, high)]
     unit = f"of {p.target.n}" if whole else p.target.unit
-    return {"t": p.target, "numbers": numbers, "unit": unit, "inside": p.inside()}
+    return {"t": p.target, "numbers": numbers, "unit": unit, "inside": p.inside(), "verdict": p.verdict().lower()}

@@ -279,6 +279,15 @@ def test_intervals_of_counts_are_counts_and_hold_their_ends():
     assert p.quantiles() == pytest.approx([0.025, 0.25, 0.5, 0.75, 0.975])
 
 
+def test_a_number_on_the_edge_of_its_interval_is_said_to_be():
+    x = np.arange(1000.0)
+    for observed, verdict in (
+        (500, "yes"), (24, "NO, on the edge"), (30, "yes, on the edge"), (10, "NO"), (2000, "NO"),
+        (970, "yes, on the edge"),
+    ):  # fmt: skip
+        assert predicted(x, observed, unit="%").verdict() == verdict
+
+
 def test_score_tells_numbers_that_were_seen_apart():
     inside, outside = predicted(np.arange(10), 5.0), predicted(np.arange(10), 50.0)
     seen = predicted(np.arange(10), 5.0, seen="in advance", published="rescue")
