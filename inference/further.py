@@ -22,7 +22,6 @@ import numpy as np
 from jax import Array
 from jax.nn import sigmoid, softplus
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import betainc
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
@@ -49,7 +48,9 @@ class Further(NamedTuple):
     joint: Array  # [Q, 4] observed share or mean, n, sd of a patient (0 for a count: that of a share), 1 for a count
     joint_rho: Array  # [Q, Q] correlations within a patient
     median_at: Array  # [M, 3] below, above, and the count at 50 or more that is known (the first output if none is)
-    median: Array  # [M, 5] n; y and 1 where such a count is known, else 0 and 0; 1 where below and above lie below 50
+    median: Array  # [M, 2, 4] of each cut: patients its law is of, those sure to be below, the count below it that is
+    # allowed or not enough, and which part of F it takes: all (0), below 50 (-1) or above it (1)
+    median_ways: Array  # [M, 2, N + 1] log binomial coefficients of those patients
     patients: Array  # [E] that each output is worth: its sampling variance is p (1 - p)/patients
 
 
@@ -112,6 +113,8 @@ def further(studies: Sequence[Study], rho: Floats, sd: Floats) -> Further:
     medians = [i for i, r in enumerate(rows) if r.kind == "median"][::2]
     counted = [(rows[i].target.n, rows[i].target.observed) for i in own["count"]]
     known = [_known(rows, i, own["count"]) for i in medians]
+    laws = [[_law(rows, i, k, above) for above in (0, 1)] for i, k in zip(medians, known, strict=True)]
+    longest = int(max((law[0] for pair in laws for law in pair), default=0))
     return _as_jax(
         (own["count"], int, ()),
         ([(n, y, _log_choose(n, y)) for n, y in counted], float, (3,)),
@@ -121,7 +124,8 @@ def further(studies: Sequence[Study], rho: Floats, sd: Floats) -> Further:
         ([joint(i) for i in at], float, (4,)),
         (np.where(same, rho[np.ix_(at, at)], 0.0) * (1 - 1e-6) + 1e-6 * np.eye(len(at)), float, (len(at),)),
         ([(i, i + 1, k or 0) for i, k in zip(medians, known, strict=True)], int, (3,)),
-        ([_median(rows, i, k) for i, k in zip(medians, known, strict=True)], float, (5,)),
+        (laws, float, (2, 4)),
+        ([[_ways(law[0], longest) for law in pair] for pair in laws], float, (2, longest + 1)),
         (patients, float, ()),
     )
 
@@ -146,11 +150,18 @@ def _known(rows: Sequence[_Row], median: int, alone: Sequence[int]) -> int | Non
     )
 
 
-def _median(rows: Sequence[_Row], i: int, known: int | None) -> tuple[float, ...]:
-    cuts = (rows[i].output.cut, rows[i + 1].output.cut)
-    low, high = (float(cut is not None and cut < RESPONSE_COUNT) for cut in cuts)
-    y = 0.0 if known is None else rows[known].target.observed
-    return rows[i].target.n, y, float(known is not None), low, high
+def _law(rows: Sequence[_Row], i: int, known: int | None, above: int) -> tuple[float, float, float, float]:
+    """A row of ``Further.median``: of the cut below (0) or above (1) the median."""
+    n, cut = rows[i].target.n, rows[i + above].output.cut
+    allowed = math.ceil(n / 2) - 1 if above else math.floor(n / 2)
+    if known is None:
+        return n, 0, allowed, 0
+    y = rows[known].target.observed
+    return (n - y, 0, allowed, -1) if cut is not None and cut < RESPONSE_COUNT else (y, n - y, allowed, 1)
+
+
+def _ways(n: float, longest: int) -> list[float]:
+    return [_log_choose(n, k) if k <= n else -math.inf for k in range(longest + 1)]
 
 
 def _mean_of(r: _Row, sd: float) -> tuple[float, float]:
@@ -176,8 +187,8 @@ def log_likelihood(logits: Array, r: Further) -> Array:
     if r.joint_at.size:
         total += _log_joint(sigmoid(logits[r.joint_at]), r)
     if r.median_at.size:
-        below, above, at_least = sigmoid(logits[r.median_at]).T
-        total += _log_medians(below, above, at_least, r.median)
+        F = sigmoid(logits[r.median_at])
+        total += _log_medians(F[:, :2], F[:, 2:], r)
     return total
 
 
@@ -193,28 +204,18 @@ def _log_joint(p: Array, r: Further) -> Array:
     return density - (count * jnp.log(n)).sum()
 
 
-def _log_medians(below: Array, above: Array, at_least: Array, median: Array) -> Array:
-    """Log probability of the medians; F at or below the two cuts, and the share at 50 or more, each [M]."""
-    n, y, known, low_first, low_second = median.T
-    under = 1 - at_least
-
-    def up_to(k: Array, F: Array, low: Array) -> Array:
-        given_low, given_high = F / under, (F - under) / at_least
-        share = jnp.where(known > 0, jnp.where(low > 0, given_low, given_high), F)
-        size = jnp.where(known > 0, jnp.where(low > 0, n - y, y), n)
-        before = jnp.where((known > 0) & (low == 0), n - y, 0.0)
-        return binomial_cdf(k - before, size, jnp.clip(share, 1e-9, 1 - 1e-9))
-
-    half = n / 2
-    inside = up_to(jnp.floor(half), below, low_first) - up_to(jnp.ceil(half) - 1, above, low_second)
+def _log_medians(cuts: Array, at_least: Array, r: Further) -> Array:
+    """Log probability of the medians, from F at the two cuts [M, 2] and the share at 50 or more [M, 1]."""
+    size, sure, allowed, part = jnp.moveaxis(r.median, -1, 0)
+    share = jnp.where(part < 0, cuts / (1 - at_least), jnp.where(part > 0, 1 - (1 - cuts) / at_least, cuts))
+    share = jnp.clip(share, 1e-9, 1 - 1e-9)[..., None]
+    k = jnp.arange(r.median_ways.shape[-1])
+    p = jnp.exp(r.median_ways + k * jnp.log(share) + (size[..., None] - k) * jnp.log1p(-share))
+    under = k <= (allowed - sure)[..., None]
+    lower, upper = (jnp.where(where, p, 0.0).sum(-1) for where in (under, ~under))
+    # the same difference from either tail; the smaller numbers lose nothing
+    inside = jnp.where(lower[:, 1] < 0.5, lower[:, 0] - lower[:, 1], upper[:, 1] - upper[:, 0])
     return jnp.log(jnp.maximum(inside, 1e-300)).sum()
-
-
-def binomial_cdf(k: Array, n: Array, p: Array) -> Array:
-    """P(Bin(n, p) <= k) = I_(1-p)(n - k, k + 1); 0 for k < 0 and 1 for k >= n."""
-    inside = (k >= 0) & (k < n)
-    a, b = jnp.where(inside, n - k, 1.0), jnp.where(inside, k + 1, 1.0)
-    return jnp.where(inside, betainc(a, b, 1 - p), jnp.where(k < 0, 0.0, 1.0))
 
 
 def _log_choose(n: float, y: float) -> float:

@@ -18,6 +18,7 @@ from inference.diagnostics import CRITERIA
 from inference.predictive import Answer, Outcome
 from inference.priors import joint_prior
 from inference.progress import Progress
+from inference.store import NUMBER
 from pkpd import random
 from pkpd.errors import InputError
 from pkpd.random import LARGEST_SEED
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from inference.priors import JointPrior
     from pkpd.parameters import Library
 
-NUMBER = "imputation"  # of the imputation that a chain belongs to
 COLUMNS = ("parameter", "unit", "scale", "within_sd", "between_sd", "total_sd", "between_share")
 
 

@@ -106,7 +106,7 @@ def fit(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
     )
     chosen = spread(found.answer.sample_stats["diverging"].shape, config.predictive.draws)
     values = {n: v[chosen] for n, v in found.answer.samples.items()}
-    values |= {n: v[chosen[0]] for n, v in found.imputed.items() if n != imputation.NUMBER}
+    values |= {n: v[chosen[0]] for n, v in found.imputed.items() if n != store.NUMBER}
     with timed(seconds, "posterior predictive"):
         trials = predictive.trials(p, values, POSTERIOR, progress, "posterior predictive trials")
         further = predictive.further_trials(p, values, progress)

@@ -29,15 +29,14 @@ from pkpd.tables import schema
 
 if TYPE_CHECKING:
     from inference.config import Config
-    from inference.store import FitResult
     from pkpd.scenario import Scenario
 
 COLUMNS = ("study", "arm", "quantity", "observed", "median", "q2.5", "q97.5", "inside")
 TAIL = 0.025  # of a 95% interval, on each side
 QUANTILES = (TAIL, 0.25, 0.5, 0.75, 1 - TAIL)
 PATIENTS = "patients"  # unit of a count: its quantiles are counts
-# Keys of the host's random numbers, beyond those of any draw.
-RESAMPLING, WITHIN_SUBJECT = np.uint32(2**31), np.uint32(2**31 + 1)
+# Key of the host's random numbers, beyond those of any draw.
+WITHIN_SUBJECT = np.uint32(2**31 + 1)
 
 
 class Predicted(NamedTuple):
@@ -86,24 +85,6 @@ def check(config: Config, design: Scenario, where: str) -> None:
         raise InputError(
             f"a run of {config.drug} in {config.disease}: cannot predict; legal: a run of hetrombopag in itp"
         )
-
-
-def resampled(r: FitResult, n: int, seed: int) -> dict[str, np.ndarray]:
-    """n draws [n] of every population parameter: by the weights of the run's correction where it has them.
-
-    Systematic resampling, by one uniform number; without weights evenly spaced through all chains.
-    """
-    flat = {name: np.asarray(values).reshape(-1) for name, values in r.posterior.items()}
-    if not r.correction:
-        return {name: v[np.linspace(0, len(v) - 1, n).astype(int)] for name, v in flat.items()}
-    chain, draw, log_weight = (np.asarray(r.correction[key]) for key in ("chain_of", "draw_of", "log_weight"))
-    weights = np.exp(log_weight - log_weight.max())
-    share = np.cumsum(weights) / weights.sum()
-    u = random.generator(jax.random.fold_in(random.root(seed), RESAMPLING)).uniform()
-    chosen = np.searchsorted(share[:-1], (np.arange(n) + u) / n, side="right")
-    shape = next(iter(r.posterior.values())).shape
-    rows = np.ravel_multi_index((chain[chosen], draw[chosen]), shape)
-    return {name: v[rows] for name, v in flat.items()}
 
 
 def library_of(config: Config, disease: str) -> Library:

@@ -36,6 +36,7 @@ PLATELET_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEDIAN_QUANTILES = (0.025, 0.5, 0.975)
 COUNT_UNIT = "1e9/L"
 STUDIES = "studies.csv"
+NUMBER = "imputation"  # of the refit that a chain belongs to
 IMPUTATIONS = "imputations.csv"
 TIMES = "seconds_of_rounds"  # in the diagnostics
 
@@ -102,7 +103,7 @@ def save(result: FitResult, folder: str | Path) -> None:
         text = pd.DataFrame(result.further).to_csv(index=False, float_format="%.6g", lineterminator="\n")
         write_text(folder / STUDIES, text)
     if result.imputed:
-        from inference.imputation import NUMBER, variances
+        from inference.imputation import variances
 
         table = variances(result.posterior, np.asarray(result.imputed[NUMBER]))
         write_text(folder / IMPUTATIONS, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
@@ -207,7 +208,7 @@ def _convergence(result: FitResult) -> Convergence:
 
     if not result.imputed:
         return arviz.convergence(result.posterior)
-    number = np.asarray(result.imputed["imputation"])
+    number = np.asarray(result.imputed[NUMBER])
     each = [arviz.convergence({n: v[number == i] for n, v in result.posterior.items()}) for i in np.unique(number)]
     return arviz.Convergence(
         rhat=np.max([c.rhat for c in each], axis=0),

@@ -13,13 +13,14 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from inference.drawn import NEW
 from inference.progress import Progress, silent
+from inference.studies import values_of
 from pkpd import endpoints, notebook, streaming, trial
 from pkpd.devices import AUTOMATIC, tile_width
 from pkpd.model import Form
-from pkpd.parameters import SD_SUFFIX, Population, with_values
-from pkpd.planned import OF_ITP, PlannedArm, planned_arms
-from pkpd.tables import schema
+from pkpd.parameters import Population, with_values
+from pkpd.planned import COMPARATOR, PlannedArm, planned_arms
 
 if TYPE_CHECKING:
     from pkpd.scenario import Analysis, Scenario
@@ -31,34 +32,22 @@ NORMAL_95 = stats.norm.ppf(0.975)
 
 
 def posterior_draws(run: Path | None, n: int) -> dict[str, np.ndarray]:
-    """n draws [n] of every population parameter of a run, evenly spaced through its chains; {} without a run.
-
-    Where what is fixed was imputed, its draws come along.
-    """
+    """n draws [n] of every population parameter of a run, see ``drawn.draws_of``; {} without a run."""
     if run is None:
         return {}
     from inference import store
-    from inference.imputation import NUMBER
+    from inference.drawn import draws_of
 
-    result = store.load_fitted(run)
-    shape = next(iter(result.posterior.values())).shape
-    imputed = {k: np.broadcast_to(v[:, None], shape) for k, v in result.imputed.items() if k != NUMBER}
-    flat = {name: np.asarray(values).reshape(-1) for name, values in (dict(result.posterior) | imputed).items()}
-    total = len(next(iter(flat.values())))
-    return {name: v[np.linspace(0, total - 1, n).astype(int)] for name, v in flat.items()}
+    return draws_of(store.load_fitted(run), n)
 
 
 def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray) -> Population:
     """The arm's population with row ``rows`` [patients] of the draws, which are of hetrombopag in ITP.
 
-    A comparator drug keeps its own pharmacology, healthy volunteers their production, counts and lack of immune
-    clearance, and every arm what its scenario sets.
+    A comparator drug keeps its own pharmacology unless the draws hold it, healthy volunteers their production, counts
+    and lack of immune clearance, and every arm what its scenario sets.
     """
-    own = {*(schema()["drug"] if a.drug == "eltrombopag" else ()), *(OF_ITP if a.disease == "healthy" else ())}
-    shared = {
-        name: v[rows] for name, v in draws.items() if name.removesuffix(SD_SUFFIX) not in own and name not in a.fixed
-    }
-    return with_values(a.population, shared)
+    return with_values(a.population, values_of(NEW, a, COMPARATOR, {name: v[rows] for name, v in draws.items()}))
 
 
 def roster(a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int) -> trial.Roster:

@@ -35,13 +35,14 @@ def run(
     config = load(folder / CONFIG)
     start_jax()
     from inference import predictions
+    from inference.drawn import draws_of
     from inference.store import load_fitted
 
     for name, design in designs.items():
         predictions.check(config, design, name)
     result = load_fitted(folder)
     fitted = tuple(arm for arm, was in zip(result.arms, result.fitted, strict=True) if was)
-    chosen = predictions.resampled(result, draws, seed)
+    chosen = draws_of(result, draws, seed)
     found: dict[str, list[Predicted]] = {}
     with bars() as progress:
         for name, design in designs.items():

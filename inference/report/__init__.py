@@ -195,7 +195,8 @@ def _ec50s(result: FitResult, config: Config) -> dict[str, Any]:
 
 def _imputed(result: FitResult) -> list[dict[str, Any]] | None:
     """Variances within and between imputations, by parameter; None where nothing was imputed."""
-    from inference.imputation import NUMBER, variances
+    from inference.imputation import variances
+    from inference.store import NUMBER
 
     if not result.imputed:
         return None

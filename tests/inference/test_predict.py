@@ -11,6 +11,7 @@ import pytest
 from inference import predictions, store
 from inference.cli import BAD_INPUT, main
 from inference.config import Config, load
+from inference.drawn import draws_of
 from inference.predictions import COLUMNS, Predicted
 from inference.trials import with_draws
 from pkpd import endpoints, trial
@@ -128,7 +129,7 @@ def test_draws_are_resampled_by_their_weights():
     share = np.array([0.5, 0.25, 0.2, 0.05])
     result = weighted(result, [0, 1, 3, 3], [5, 0, 39, 7], np.log(share) + 3)
     n = 1001
-    found = predictions.resampled(result, n, seed=4)
+    found = draws_of(result, n, seed=4)
     values = result.posterior["receptor_ec50_nM"][[0, 1, 3, 3], [5, 0, 39, 7]]
     times = np.array([(found["receptor_ec50_nM"] == v).sum() for v in values])
     assert times.sum() == n and np.all(np.abs(times - n * share) < 1)  # systematic: within one of its due
@@ -139,7 +140,7 @@ def test_draws_are_resampled_by_their_weights():
 
 def test_draws_without_weights_are_spaced_through_all_chains():
     result = made_up.result(draws=40)
-    found = predictions.resampled(result, 16, seed=1)
+    found = draws_of(result, 16, seed=1)
     flat = result.posterior["receptor_ec50_nM"].reshape(-1)
     assert np.array_equal(found["receptor_ec50_nM"], flat[np.linspace(0, 159, 16).astype(int)])
 
@@ -147,12 +148,9 @@ def test_draws_without_weights_are_spaced_through_all_chains():
 def test_all_the_weight_on_one_draw_is_a_posterior_of_that_draw(work):
     design, config, result = load_scenario("s.toml"), Config(), made_up.result(draws=40)
     heavy = weighted(result, [2, 0, 1], [11, 3, 8], [0.0, -800.0, -800.0])
-    one, other = (
-        predictions.predict(design, predictions.resampled(r, 64, 1), config, seed=1)
-        for r in (heavy, only(result, 2, 11))
-    )
+    one, other = (predictions.predict(design, draws_of(r, 64, 1), config, seed=1) for r in (heavy, only(result, 2, 11)))
     assert all(np.array_equal(a.samples, b.samples) for a, b in zip(one, other, strict=True))
-    third = predictions.predict(design, predictions.resampled(only(result, 0, 3), 64, 1), config, seed=1)
+    third = predictions.predict(design, draws_of(only(result, 0, 3), 64, 1), config, seed=1)
     assert any(not np.array_equal(a.samples, b.samples) for a, b in zip(one, third, strict=True))
 
 
@@ -164,7 +162,7 @@ def test_a_point_mass_predicts_what_direct_simulation_gives(work):
     design, config = load_scenario("s.toml"), Config()
     result = only(made_up.result(draws=40), 1, 7)
     D = 2000
-    found = predictions.predict(design, predictions.resampled(result, D, 1), config, seed=1)
+    found = predictions.predict(design, draws_of(result, D, 1), config, seed=1)
     at_14, rise, both, any_a = found
     values = {n: float(v[0, 0]) for n, v in result.posterior.items()}
     n, shares = 20_000, {}
@@ -189,7 +187,7 @@ def test_a_point_mass_predicts_what_direct_simulation_gives(work):
 def test_every_draw_is_a_trial_of_its_own_patients(work):
     """Trial d of the prediction is the simulation with draw d of the same patients, and no other."""
     design, config, result = load_scenario("s.toml"), Config(), made_up.result(draws=40)
-    draws = predictions.resampled(result, 8, 1)
+    draws = draws_of(result, 8, 1)
     found = predictions.predict(design, draws, config, seed=5)
     a = planned_arms(design)[0]
     for d in range(8):
@@ -203,8 +201,7 @@ def test_every_draw_is_a_trial_of_its_own_patients(work):
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(work):
     design, config, result = load_scenario("s.toml"), Config(), made_up.result(draws=40)
     one, again, other = (
-        predictions.table(predictions.predict(design, predictions.resampled(result, 64, s), config, seed=s))
-        for s in (1, 1, 2)
+        predictions.table(predictions.predict(design, draws_of(result, 64, s), config, seed=s)) for s in (1, 1, 2)
     )
     assert one.equals(again) and not one.equals(other)
 
@@ -212,7 +209,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(work):
 def test_within_subject_error_is_that_of_the_scenario(work):
     """Two periods with the same dose differ by the within-subject error alone: log-sd 0.3/sqrt(9) of the mean ratio."""
     design, config = load_scenario("c.toml"), Config()
-    draws = predictions.resampled(made_up.result(draws=40), 1000, 1)
+    draws = draws_of(made_up.result(draws=40), 1000, 1)
     [p] = predictions.predict(design, draws, config)
     log_ratio = np.log1p(p.samples / 100)
     assert log_ratio.mean() == pytest.approx(0, abs=4 * 0.1 / np.sqrt(1000))
