@@ -25,7 +25,7 @@ from inference.config import MAX_ROUNDS, Config, Round
 from inference.further import FurtherMoments
 from inference.moments import ROUNDS, fresh, further_moments, moments, stream
 from inference.progress import Progress
-from inference.surface import Floats, Surface, SurfaceError, fit_surface, surface_error, widened
+from inference.surface import Floats, Surface, SurfaceError, fit_surface, n_terms, surface_error, widened
 from pkpd import random
 from pkpd.endpoints import NAMES
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CHECK_POINTS = 50
 SHAPE = 100  # added to the number of a round: draws of the points by which its shape is chosen
+VECTORS_A_TERM = 1.5  # at least: with fewer the regression follows the noise of every batch
 AIM = 0.75  # of the limit of the surface's error: what the next round is to reach
 GROWTH = (2.0, 8.0)  # least and most of a round's patients, in those of the round before
 
@@ -85,6 +86,7 @@ def replicate(
     last: Fit | None = None
     while (size := next_round(p.config, rows, len(corrected))) is not None:
         r = len(rows)
+        size = Round(vectors=max(size.vectors, least_vectors(p.prior.dimension)), patients=size.patients)
         asked = sum(row["further"] for row in rows)
         further = r >= len(p.config.rounds) and next_round(p.config, rows, asked) is None
         start = corrected[asked] if further else None if last is None else last.coordinates
@@ -95,6 +97,11 @@ def replicate(
         rows = last.rounds
     assert last is not None  # a config has a round at least
     return last
+
+
+def least_vectors(d: int) -> int:
+    """Population vectors that determine a quadratic surface over d coordinates."""
+    return math.ceil(VECTORS_A_TERM * n_terms(d))
 
 
 def one_round(
