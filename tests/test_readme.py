@@ -51,6 +51,13 @@ def test_the_config_of_the_readme_is_a_good_one(root):
     assert "target_baseline_nM" in plan(config).prior.names
 
 
+def test_the_studies_of_the_readme_are_good_ones(root):
+    config = validate(Config, tomllib.loads(block(root, "## Several studies", "toml")), "README.md")
+    found = plan(config)
+    assert len(found.studies) == 2 and "between_study_shift" in found.prior.names
+    assert any(e.name == "eltrombopag.receptor_ec50_nM" and e.log_sd == 1.5 for e in found.prior.elements)
+
+
 def test_every_file_the_readme_points_to_exists(root):
     text = (root / "README.md").read_text()
     named = set(re.findall(r"\]\(([^):#]+)\)", text)) | set(
