@@ -66,18 +66,32 @@ def fit(
     config: Annotated[
         Path | None, typer.Argument(help="CONFIG.toml, or a folder of them. Without: the phase III fit.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make (default: named after the config).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder to make (default: named after the config); of several: theirs (runs)."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.", min=0, max=2**31 - 1)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small fit, to try things out.")] = False,
     prior_only: Annotated[bool, typer.Option("--prior-only", help="Draw from the prior; fit nothing.")] = False,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable. VALUE,VALUE runs each."
+        ),
     ] = None,
     engine: Annotated[Engine | None, typer.Option(help=ENGINE_HELP)] = None,
+    jobs: Annotated[int | None, typer.Option(help="Fits at a time, of several (default: by cores).", min=1)] = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="Memory for all fits together (default: what there is).", min=0)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
     force: Force = False,
 ) -> int:
-    """Fit the model to published trial arms and write a run folder with a report."""
+    """Fit the model to published trial arms and write a run folder with a report.
+
+    A folder of configs, or several values of a key (--set seed=1,2,3), are run several at a time, each in a folder of
+    its own; what has not changed since it was run is not run again.
+    """
     from inference.commands.fit import run
 
     options = {
@@ -87,7 +101,9 @@ def fit(
         "engine": engine and engine.value,
     }
     chosen = {key: value for key, value in options.items() if value is not None}
-    return run(config, out=out, settings=set_ or [], options=chosen, resume=resume, force=force)
+    return run(
+        config, out=out, settings=set_ or [], options=chosen, jobs=jobs, memory_gb=memory, resume=resume, force=force
+    )
 
 
 @app.command()
