@@ -80,10 +80,10 @@ def examine(job: Job, folder: Path, options: Options) -> Outcome:
 def changes(folder: Path, config: Config) -> str:
     """What differs between a finished run and what the config would be run with now; empty where nothing does."""
     try:
-        store.check_run(folder)
-        kept = store.read_json(folder / output.RUN_MARK).get("sha256", {})
+        batch_summary.results(folder)
+        kept = dict(store.read_json(folder / output.RUN_MARK)["sha256"])
         text = (folder / store.CONFIG).read_text(encoding="utf-8")
-    except (InputError, OSError, UnicodeDecodeError):
+    except (InputError, OSError, KeyError, TypeError, ValueError):
         return "damaged"
     now = hashes(inputs(config))
     names = {"data": "published data", "config": f"config ({_differing_keys(text, config)})"}
@@ -92,11 +92,12 @@ def changes(folder: Path, config: Config) -> str:
 
 def command(job: Job, folder: Path, options: Options, *, replace: bool) -> list[str]:
     """Arguments of the ``pkpd fit`` of a job."""
-    words = ["fit", *([str(job.file)] if job.file else []), "--out", str(folder)]
+    words = ["fit", "--out", str(folder)]
     words += [word for setting in job.settings for word in ("--set", setting)]
     for key, value in options.config.items():
         words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return words + ["--resume"] * options.resume + ["--force"] * replace
+    words += ["--resume"] * options.resume + ["--force"] * replace
+    return words + (["--", str(job.file)] if job.file else [])
 
 
 def cause(code: int, log: Path) -> str:
@@ -151,7 +152,7 @@ def _work(
             job, log = todo[event.number], tasks[event.number].log
             if event.code in (0, 1) and _stamp(out / job.name) != before[event.number]:
                 finished[job.name] = asked[job.name]
-                became = store.read_json(out / job.name / store.DIAGNOSTICS)["verdict"]
+                became = batch_summary.results(out / job.name)[0]["verdict"]
             else:
                 finished[job.name] = Outcome(FAILED, f"{cause(event.code, log)}; see {log}")
                 became = f"{FAILED}: {cause(event.code, log)}"

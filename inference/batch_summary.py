@@ -40,6 +40,23 @@ def check(out: Path) -> None:
             raise InputError(f"{out / name}: is not the table of a batch; choose another folder")
 
 
+def results(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Diagnostics of a finished run and its table of parameters, digits as they are; InputError if it is damaged."""
+    import pandas as pd
+
+    store.check_run(folder)
+    found = store.read_json(folder / store.DIAGNOSTICS)
+    try:
+        table = pd.read_csv(folder / store.SUMMARY, dtype=str, keep_default_na=False)
+        found = found | {"reasons": "; ".join(found["reasons"]), "seconds": float(sum(found["seconds"].values()))}
+        sound = isinstance(found["verdict"], str) and tuple(table.columns) == store.COLUMNS
+    except (KeyError, TypeError, ValueError, AttributeError, OSError):
+        sound = False
+    if not sound:
+        raise InputError(f"{folder}: the run is damaged: fit again")
+    return found, table
+
+
 def write(out: Path, outcomes: Sequence[tuple[Job, Outcome]]) -> pd.DataFrame:
     """Writes both tables, runs in the order given; returns the summary.
 
@@ -52,14 +69,12 @@ def write(out: Path, outcomes: Sequence[tuple[Job, Outcome]]) -> pd.DataFrame:
         ids = {"run": job.name, "config": job.file.name if job.file else "", **job.swept}
         found: dict[str, Any] = {}
         if status not in (FAILED, "not finished"):
-            found = store.read_json(out / job.name / store.DIAGNOSTICS)
-            table = pd.read_csv(out / job.name / store.SUMMARY, dtype=str, keep_default_na=False)
+            found, table = results(out / job.name)
             parameters.append(pd.DataFrame({key: [value] * len(table) for key, value in ids.items()}).join(table))
         summaries.append(
             ids
-            | {"status": status, "verdict": found.get("verdict"), "reasons": "; ".join(found.get("reasons", []))}
-            | {"seconds": sum(found["seconds"].values()) if found else None}
-            | {name: found.get(name) for name in FIGURES}
+            | {"status": status}
+            | {name: found.get(name) for name in ("verdict", "reasons", "seconds", *FIGURES)}
             | {"note": note}
         )
     summary = pd.DataFrame(summaries)
