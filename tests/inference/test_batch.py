@@ -312,24 +312,24 @@ def test_time_to_go():
     ]
 
 
-@pytest.mark.slow  # four fits, small but real
+@pytest.mark.slow  # three fits, small but real
 def test_the_same_bits_whatever_runs_beside_a_fit(tmp_path, root):
-    configs(tmp_path / "configs", a=1, b=2)
-    text = "quick = true\nrounds = [{vectors = 480, patients = 16}]\nsampler = {chains = 2, warmup = 50, draws = 50}\n"
-    for name in "ab":
-        append(tmp_path / "configs" / f"{name}.toml", text)
-    for jobs, threads in ((1, 3), (2, 1)):
+    text = (
+        "quick = true\nrounds = [{vectors = 480, patients = 16}]\nsampler = {chains = 2, warmup = 50, draws = 50}\n"
+        "predictive = {draws = 20, patients = 64}\n"
+    )
+    (tmp_path / "a.toml").write_text(text)
+    for seeds, jobs, threads in (("1", 1, 3), ("1,2", 2, 1)):
         done = subprocess.run(
-            [sys.executable, "-m", "inference", "fit", "configs", "--jobs", str(jobs), "--out", f"by{jobs}"],
+            [sys.executable, "-m", "inference", "fit", ".", "--set", f"seed={seeds}", "--jobs", str(jobs)],
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root), "PKPD_THREADS": str(threads)},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert "to run: " + f"{jobs} at a time, {threads} thread" in done.stderr
-    for name in "ab":
-        one, two = (store.load(tmp_path / folder / name) for folder in ("by1", "by2"))
-        for field in ("posterior", "prior", "sample_stats"):
-            found, other = getattr(one, field), getattr(two, field)
-            assert all(found[key].tobytes() == other[key].tobytes() for key in found) and found
-        assert one.posterior_predictive.tobytes() == two.posterior_predictive.tobytes()
-        assert one.median_quantiles.tobytes() == two.median_quantiles.tobytes()
-    assert store.load(tmp_path / "by1" / "a").logits.tobytes() != store.load(tmp_path / "by1" / "b").logits.tobytes()
+        assert f"to run: {jobs} at a time, {threads} thread" in done.stderr
+    alone, beside, other = (store.load(tmp_path / "runs" / name) for name in ("a", "a-seed=1", "a-seed=2"))
+    for group in ("posterior", "prior", "sample_stats"):
+        found, same = getattr(alone, group), getattr(beside, group)
+        assert found and all(found[key].tobytes() == same[key].tobytes() for key in found)
+    for field in ("logits", "posterior_predictive", "median_quantiles"):
+        assert getattr(alone, field).tobytes() == getattr(beside, field).tobytes()
+        assert getattr(alone, field).tobytes() != getattr(other, field).tobytes()
