@@ -87,7 +87,7 @@ def write(out: Path, outcomes: Sequence[tuple[Job, Outcome]]) -> pd.DataFrame:
 
 def show(out: Path, summary: pd.DataFrame) -> None:
     """Prints the summary, and every failure with its cause."""
-    shown = summary.assign(minutes=summary["seconds"].astype(float) / 60)[list(SHOWN)]
+    shown = summary.assign(minutes=(summary["seconds"].astype(float) / 60).round(2))[list(SHOWN)]
     rows = shown.astype(object).where(shown.notna(), "")
     show_table(f"{len(rows)} runs in {out}", list(SHOWN.values()), rows.itertuples(index=False))
     for row in summary.itertuples():

@@ -68,7 +68,7 @@ def fit(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run folder to make (default: named after the config); of several: theirs (runs)."),
+        typer.Option(help="Folder to make (default: named after the config; for several fits, runs)."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.", min=0, max=2**31 - 1)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small fit, to try things out.")] = False,
@@ -76,7 +76,7 @@ def fit(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable. VALUE,VALUE runs each."
+            "--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable. Several values: a fit each."
         ),
     ] = None,
     engine: Annotated[Engine | None, typer.Option(help=ENGINE_HELP)] = None,
@@ -89,8 +89,9 @@ def fit(
 ) -> int:
     """Fit the model to published trial arms and write a run folder with a report.
 
-    A folder of configs, or several values of a key (--set seed=1,2,3), are run several at a time, each in a folder of
-    its own; what has not changed since it was run is not run again.
+    A folder of configs, or a key with several values (--set seed=1,2,3), is a batch: several fits at a time,
+
+    each in its own run folder; only what has changed since it was run is run again.
     """
     from inference.commands.fit import run
 

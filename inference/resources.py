@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pkpd.devices import threads
 from pkpd.errors import InputError
 
-# Peak resident memory of one fit, measured (Linux, two cores): 1.0 GB with --quick, FULL_GB as it comes; with a margin.
+# A fit's peak resident memory as measured on Linux: 1.0 GB with --quick, 1.3 GB as it comes (one replicate); a margin.
 FIT_GB = 1.5
 ROOT = Path("/")
 
@@ -28,12 +28,12 @@ def share(fits: int, jobs: int | None = None, memory_gb: float | None = None) ->
     A fit on one thread takes little longer than on two, so it is fits that the cores are shared out to first.
     InputError where the memory given is less than one fit takes.
     """
-    if memory_gb is not None and memory_gb < FIT_GB:
+    if memory_gb is not None and not memory_gb >= FIT_GB:
         raise InputError(f"--memory {memory_gb:g}: one fit takes {FIT_GB:g} GB; legal: at least that")
     available = cores()
     most = available if jobs is None else jobs
     if jobs is None or memory_gb is not None:
-        most = min(most, int((memory_gb or available_gb()) / FIT_GB))
+        most = int(min(most, (memory_gb or available_gb()) / FIT_GB))
     at_once = max(1, min(fits, most))
     return Share(at_once, max(1, available // at_once))
 

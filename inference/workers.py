@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 THREAD_VARIABLES = ("PKPD_THREADS", "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 START = "import sys; sys.path[:] = {path!r}; from inference.workers import entry; entry()"
 POLL_S = 0.05
-GRACE_S = 10.0  # to tidy up in, for a worker that is told to end
+GRACE_S = 5.0  # to tidy up in, for a worker that is told to end
 
 
 class Task(NamedTuple):

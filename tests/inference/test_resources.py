@@ -28,6 +28,7 @@ def machine(monkeypatch):
         (100, 20, None, Share(20, 1)),  # who says how many need not say why
         (100, None, 2 * FIT_GB, Share(2, 4)),
         (100, None, 100.0, Share(8, 1)),
+        (100, None, float("inf"), Share(8, 1)),
         (100, 4, 3.9 * FIT_GB, Share(3, 2)),
         (2, 4, None, Share(2, 4)),
     ],
@@ -39,8 +40,9 @@ def test_fits_share_cores_and_memory(machine, fits, jobs, memory_gb, expected):
 def test_one_fit_runs_on_a_full_machine_but_not_in_memory_that_is_said_to_be_too_small(machine, monkeypatch):
     monkeypatch.setattr(resources, "available_gb", lambda: 0.2)
     assert share(5) == Share(1, 8)
-    with pytest.raises(InputError, match=r"--memory 0\.5: one fit takes"):
-        share(5, None, 0.5)
+    for memory in (0.5, float("nan")):
+        with pytest.raises(InputError, match=f"--memory {memory:g}: one fit takes"):
+            share(5, None, memory)
 
 
 def container(root: Path, groups: str, files: dict[str, str]) -> Path:
