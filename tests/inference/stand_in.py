@@ -14,7 +14,7 @@ from inference import cli, store, workers
 from inference.output import CHECKPOINT, RUN_MARK
 
 # Seeds; any other ends well at once.
-SLOW, WAITS, LOST, KILLED, BROKEN = 2, 60, 13, 9, 500
+SLOW, WAITS, LOST, KILLED, BROKEN = 77, 60, 13, 9, 500
 
 
 def fit(config, folder: Path, progress) -> dict:
