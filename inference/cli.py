@@ -66,21 +66,36 @@ def fit(
     config: Annotated[
         Path | None, typer.Argument(help="CONFIG.toml, or a folder of them. Without: the phase III fit.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make (default: named after the config).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make (default: named after the config; for several fits, runs)."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.", min=0, max=2**31 - 1)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small fit, to try things out.")] = False,
     prior_only: Annotated[bool, typer.Option("--prior-only", help="Draw from the prior; fit nothing.")] = False,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable. Several values: a fit each."
+        ),
     ] = None,
     imputations: Annotated[
         int | None, typer.Option(help="Refits at prior draws of what is fixed, pooled (8 or more).", min=0, max=1000)
     ] = None,
     engine: Annotated[Engine | None, typer.Option(help=ENGINE_HELP)] = None,
+    jobs: Annotated[int | None, typer.Option(help="Fits at a time, of several (default: by cores).", min=1)] = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="Memory for all fits together (default: what there is).", min=0)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
     force: Force = False,
 ) -> int:
-    """Fit the model to published trial arms and write a run folder with a report."""
+    """Fit the model to published trial arms and write a run folder with a report.
+
+    A folder of configs, or a key with several values (--set seed=1,2,3), is a batch: several fits at a time,
+
+    each in its own run folder; only what has changed since it was run is run again.
+    """
     from inference.commands.fit import run
 
     options = {
@@ -91,7 +106,9 @@ def fit(
         "engine": engine and engine.value,
     }
     chosen = {key: value for key, value in options.items() if value is not None}
-    return run(config, out=out, settings=set_ or [], options=chosen, resume=resume, force=force)
+    return run(
+        config, out=out, settings=set_ or [], options=chosen, jobs=jobs, memory_gb=memory, resume=resume, force=force
+    )
 
 
 @app.command()

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from pkpd.errors import InputError, nearest
 from pkpd.random import LARGEST_SEED
-from pkpd.scenario import List, Scenario, Table, load_scenario, validate
+from pkpd.scenario import List, Scenario, Table, load_scenario, shipped, validate
 from pkpd.tomlfile import apply_settings, read_toml
 
 if TYPE_CHECKING:
@@ -213,8 +213,8 @@ def load(
     if path is not None:
         raw = read_toml(path)
         validate(Config, raw, str(path))  # what is wrong in the file is said of the file
-        raw = _beside(raw, Path(path).parent)
-    raw = merged(apply_settings(raw, settings), dict(options or {}))
+        raw = _beside(raw, Path(path).absolute().parent)
+    raw = _beside(merged(apply_settings(raw, settings), dict(options or {})), Path.cwd())
     if raw.get("quick") is True:
         raw = merged(QUICK, raw)
     return validate(Config, raw, "--set" if settings else "options")
@@ -254,16 +254,35 @@ def _toml_key(key: str) -> str:
     return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else _toml(key)
 
 
+def named_files(config: Config) -> dict[str, Path]:
+    """The user's own files that a config names, by key; what ships with the package is not among them."""
+    own = {} if config.scenario in shipped() and not Path(config.scenario).is_file() else {"scenario": config.scenario}
+    own |= {"data.table": config.data.table} if config.data.table.endswith(".csv") else {}
+    for number, study in enumerate(config.studies, start=1):
+        where = f"studies[{number}]"
+        own |= {f"{where}.scenario": study.scenario} if study.scenario.endswith(".toml") else {}
+        source = load_scenario(study.scenario).published
+        own |= {f"{where}.table": source.table} if source and source.table.endswith(".csv") else {}
+    return {key: Path(name) for key, name in own.items()}
+
+
+def inputs(config: Config) -> dict[str, str | bytes]:
+    """What decides a fit beside code, published data and library: the text of the config, the files that it names."""
+    return {"config": config.to_toml()} | {key: path.read_bytes() for key, path in named_files(config).items()}
+
+
 def _beside(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The table with the files it names found from ``folder``, where the config lies."""
+    """The table with the files it names found from ``folder``: where the config lies, or where the command runs."""
     result = dict(raw)
     if str(raw.get("scenario", "")).endswith(".toml"):
         result["scenario"] = str(folder / raw["scenario"])
-    if str(raw.get("data", {}).get("table", "")).endswith(".csv"):
-        result["data"] = {**raw["data"], "table": str(folder / raw["data"]["table"])}
+    data = raw.get("data")
+    if isinstance(data, Mapping) and str(data.get("table", "")).endswith(".csv"):
+        result["data"] = {**data, "table": str(folder / data["table"])}
     if isinstance(raw.get("studies"), list):
         result["studies"] = [
             {**s, "scenario": str(folder / s["scenario"])} if str(s.get("scenario", "")).endswith(".toml") else s
             for s in raw["studies"]
+            if isinstance(s, Mapping)
         ]
     return result

@@ -79,14 +79,27 @@ def data_hash() -> str:
 
 
 def library_hash() -> str:
-    """Hash of the parameter library."""
-    from pkpd.tables import FOLDER
+    """Hash of the parameter library and the shipped scenarios."""
+    from pkpd import scenario, tables
 
-    return hash_of(FOLDER.glob("*.toml"), FOLDER)
+    return hash_of((file for folder in (tables.FOLDER, scenario.FOLDER) for file in folder.glob("*.toml")),
+                   tables.FOLDER.parent)  # fmt: skip
 
 
-def write_manifest(folder: Path, command: str, seed: int, inputs: Mapping[str, str]) -> None:
-    """Writes ``manifest.json`` into a run folder; ``inputs`` are the texts (config, scenario) that decided it."""
+def hashes(inputs: Mapping[str, str | bytes]) -> dict[str, str]:
+    """SHA-256 of all that decides a result: code, published data, library and ``inputs`` (config, the user's files)."""
+    own = {name: text.encode() if isinstance(text, str) else text for name, text in inputs.items()}
+    shipped = {"code": code_hash(), "data": data_hash(), "library": library_hash()}
+    return shipped | {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}
+
+
+def write_manifest(
+    folder: Path, command: str, seed: int, inputs: Mapping[str, str | bytes], sha256: Mapping[str, str] | None = None
+) -> None:
+    """Writes ``manifest.json`` into a run folder; ``inputs`` are the texts (config, scenario) that decided it.
+
+    ``sha256``: their ``hashes`` where they were taken earlier, before work during which a file may have been edited.
+    """
     content = {
         "command": command,
         "arguments": sys.argv[1:],
@@ -96,12 +109,7 @@ def write_manifest(folder: Path, command: str, seed: int, inputs: Mapping[str, s
         "platform": platform.platform(),
         "devices": devices(),
         "precision": precision(),
-        "sha256": {
-            "code": code_hash(),
-            "data": data_hash(),
-            "library": library_hash(),
-            **{name: hashlib.sha256(text.encode()).hexdigest() for name, text in inputs.items()},
-        },
+        "sha256": dict(sha256 or hashes(inputs)),
     }
     write_text(folder / RUN_MARK, json.dumps(content, indent=2) + "\n")
 

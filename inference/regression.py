@@ -11,7 +11,6 @@ phi (X'WX + phi Lambda)^-1 still holds on average over the terms.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -22,6 +21,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, lapack
 from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
+
+from pkpd.devices import threads
 
 Array = NDArray[np.float64]
 
@@ -61,7 +62,7 @@ def regress(design: Array, successes: Array, trials: Array, terms: Terms, *, ada
     successes = successes + 0.5 / points
     one = partial(_fit_one, design, terms=terms, adapt=adapt_penalty)
     # One regression a core beats one multiplication over all cores, whose threads wait for each other.
-    with one_blas_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(threads()) as pool:
         fits = list(pool.map(one, successes.T.copy(), trials.T.copy()))
     coefficients, covariances, dispersions, effective, residuals = map(np.stack, zip(*fits, strict=True))
     return Regression(coefficients, covariances, dispersions, effective, residuals.T)

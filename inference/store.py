@@ -115,7 +115,7 @@ def load(folder: str | Path) -> FitResult:
     """The result a run folder holds; InputError that names the file if it is no run, or damaged."""
     folder = Path(folder)
     check_run(folder)
-    manifest, diagnostics = (_read_json(folder / name) for name in (RUN_MARK, DIAGNOSTICS))
+    manifest, diagnostics = (read_json(folder / name) for name in (RUN_MARK, DIAGNOSTICS))
     try:
         config = (folder / CONFIG).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -412,7 +412,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -15,6 +15,7 @@ from pkpd.errors import InputError, nearest
 MAX_BYTES = 10_000_000
 _BARE_WORD = re.compile(r"[A-Za-z][\w ./+-]*")
 _KEY_PART = re.compile(r'"([^"]+)"|([^".\s]+)')
+_SPLITTING = re.compile(r""""(?:\\.|[^"\\])*"|'[^']*'|[][{},]""")  # a quoted string, a bracket, a comma
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -52,6 +53,30 @@ def apply_settings(data: Mapping[str, Any], settings: Sequence[str]) -> dict[str
         else:
             at[last] = value
     return result
+
+
+def alternatives(setting: str) -> tuple[str, list[str]]:
+    """Key and values of a ``key=value`` setting, as texts: one value, or several that commas separate.
+
+    Only what is no single value is taken apart, at commas outside brackets and quotes. InputError for anything else.
+
+    >>> alternatives("seed = 1, 2"), alternatives("data.leave_out=['a'],['a','b']"), alternatives("free=['a','b']")
+    (('seed', ['1', '2']), ('data.leave_out', ["['a']", "['a','b']"]), ('free', ["['a','b']"]))
+    """
+    key, _, text = setting.partition("=")
+    try:
+        path, texts = _setting(setting)[0], [text.strip()]
+    except InputError:
+        texts = _split(text)
+        if len(texts) == 1:
+            raise
+        path, *_ = [_setting(f"{key}={one}")[0] for one in texts]
+    return ".".join(part if _KEY_PART.fullmatch(part) else f'"{part}"' for part in path), texts
+
+
+def value_of(text: str) -> Any:
+    """The value that the right-hand side of a setting stands for."""
+    return _setting(f"value={text}")[1]
 
 
 def first_error(found: Sequence[Mapping[str, Any]], where: str) -> InputError:
@@ -135,6 +160,16 @@ def _setting(setting: str) -> tuple[list[str], Any]:
     if list(found) != ["value"]:
         raise InputError(f"--set {setting!r}: holds more than one value")
     return parts, found["value"]
+
+
+def _split(text: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for found in _SPLITTING.finditer(text):
+        depth += (found[0] in ("[", "{")) - (found[0] in ("]", "}"))
+        if found[0] == "," and depth == 0:
+            parts.append(text[start : found.start()].strip())
+            start = found.end()
+    return [*parts, text[start:].strip()]
 
 
 def _below(at: Any, part: str, setting: str, path: str) -> Any:

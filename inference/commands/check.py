@@ -45,6 +45,15 @@ def kind_of(raw: dict[str, Any], file: Path) -> Callable[[Path], None]:
     )
 
 
+def is_other(file: Path) -> bool:
+    """Whether a TOML file is a scenario or a case by its keys, and no config at all."""
+    try:
+        keys = set(read_toml(file))
+    except InputError:
+        return False  # whoever reads it as a config says what is wrong
+    return bool(keys & {*CASE_KEYS, *SCENARIO_KEYS}) and not keys & set(Config.model_fields)
+
+
 def _table(file: Path) -> None:
     table = read_table(file)
     text = table[list(SHOWN)].astype(object).where(table[list(SHOWN)].notna(), "")

@@ -1,4 +1,4 @@
-"""``pkpd fit``: one config, or every config of a folder in turn."""
+"""``pkpd fit``: one config; or, as a batch of such runs, every config of a folder and every value of a sweep."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from inference import checkpoint, output
-from inference.config import Config, load, plan
+from inference.config import Config, inputs, load, plan
 from inference.console import say
-from inference.manifest import write_manifest
+from inference.manifest import hashes, write_manifest
 from inference.progress import bars
 from inference.startup import start_jax
+from inference.sweeps import expand, sweep
 from pkpd.errors import InputError
 
 DEFAULT_RUN = "hetrombopag-phase3"
@@ -26,38 +27,45 @@ def run(
     out: Path | None,
     settings: Sequence[str],
     options: Mapping[str, Any],
+    jobs: int | None,
+    memory_gb: float | None,
     resume: bool,
     force: bool,
 ) -> int:
     """Fits what ``path`` asks for and returns the exit code: 1 for a failed verdict or a partly failed batch."""
-    if path is not None and path.is_dir():
-        return _run_folder(path, out or Path(BATCH_FOLDER), settings, options, resume=resume, force=force)
-    config = load(path, settings, options)
-    folder = out or Path(path.stem if path is not None else DEFAULT_RUN)
-    return _run_one(config, str(path or "config"), folder, resume=resume, force=force)
+    values = sweep(settings)
+    swept = [key for key, texts in values.items() if len(texts) > 1]
+    if path is None or not path.is_dir():
+        name = path.stem if path is not None else DEFAULT_RUN
+        if not swept:
+            config = load(path, settings, options)
+            return _run_one(config, str(path or "config"), out or Path(name), resume=resume, force=force)
+        files = {name: path}
+    else:
+        files = _configs(path)
+    for key in swept:
+        if key in options:
+            raise InputError(f"--set {key}: several values, and --{key.replace('_', '-')} too; legal: one of the two")
+    from inference import batch
+
+    chosen = batch.Options(options, jobs, memory_gb, resume, force)
+    return batch.run(expand(files, values), out or Path(BATCH_FOLDER), chosen)
 
 
-def _run_folder(
-    path: Path, out: Path, settings: Sequence[str], options: Mapping[str, Any], *, resume: bool, force: bool
-) -> int:
-    files = sorted(path.glob("*.toml"))
+def _configs(folder: Path) -> dict[str, Path | None]:
+    """The configs of a folder by name, in order; scenarios and cases that lie beside them, for their use, are none."""
+    from inference.commands.check import is_other
+
+    files = sorted(path for path in folder.glob("*.toml") if not path.name.startswith(".") and not is_other(path))
     if not files:
-        raise InputError(f"{path}: holds no config; legal: a folder of *.toml files")
-    configs = {file: load(file, settings, options) for file in files}
-    codes = []
-    for file, config in configs.items():
-        say(f"{file.name}:")
-        try:
-            codes.append(_run_one(config, str(file), out / file.stem, resume=resume, force=force))
-        except InputError as error:  # the others still run
-            print(f"pkpd: error: {error}", file=sys.stderr)
-            codes.append(1)
-    return int(any(codes))
+        raise InputError(f"{folder}: holds no config; legal: a folder of *.toml files")
+    return {file.stem: file for file in files}
 
 
 def _run_one(config: Config, where: str, out: Path, *, resume: bool, force: bool) -> int:
     output.refuse_existing_run(out, force=force, resume=resume)
     plan(config, where)  # bad names and numbers are told before anything is computed
+    made_with = hashes(inputs(config))  # as the files are now, whatever is done to them meanwhile
     start_jax()
     from inference import population, report
 
@@ -67,7 +75,7 @@ def _run_one(config: Config, where: str, out: Path, *, resume: bool, force: bool
             _check_same_config(folder / CONFIG_FILE, text, out)
             output.write_text(folder / CONFIG_FILE, text)
             diagnostics = population.fit(config, folder, progress)
-            write_manifest(folder, "fit", config.seed, {"config": text})
+            write_manifest(folder, "fit", config.seed, {}, made_with)
             report.build(folder)
     except (KeyboardInterrupt, InputError):
         if output.has_checkpoint(output.staging_of(out)):

@@ -1,9 +1,11 @@
-"""``pkpd fit`` around the fit itself, which is replaced here: run folders, batches, interruption and resumption."""
+"""``pkpd fit`` around the fit itself, which is replaced here: run folders, interruption and resumption."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ class Fits:
         self.interrupted_seeds: set[int] = set()
         self.failed_seeds: set[int] = set()
         self.found_checkpoint: list[bool] = []
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def __call__(self, config: Config, folder: Path, progress) -> dict:
         self.configs.append(config)
@@ -29,6 +32,7 @@ class Fits:
         self.found_checkpoint.append(checkpoint.exists())
         checkpoint.parent.mkdir(exist_ok=True)
         checkpoint.write_text("simulated")
+        self.meanwhile()
         if config.seed in self.interrupted_seeds:
             raise KeyboardInterrupt
         verdict = "failed" if config.seed in self.failed_seeds else "preliminary"
@@ -80,34 +84,25 @@ def test_a_run_takes_the_name_of_its_config(fits, tmp_path):
     assert names(tmp_path) == {"wide.toml", "wide"}
 
 
-def test_a_folder_of_configs_runs_each_and_says_if_any_failed(fits, tmp_path):
-    (tmp_path / "configs").mkdir()
-    for seed in (1, 2, 3):
-        (tmp_path / "configs" / f"seed{seed}.toml").write_text(f"seed = {seed}\n")
-    assert main("fit configs --out all".split()) == 0
-    assert [config.seed for config in fits.configs] == [1, 2, 3]
-    assert names(tmp_path / "all") == {"seed1", "seed2", "seed3"}
-    fits.failed_seeds = {2}
-    assert main("fit configs --out again".split()) == 1
-    assert names(tmp_path / "again") == {"seed1", "seed2", "seed3"}
+def test_a_manifest_has_hashes_of_the_files_a_config_names_as_they_were_at_the_start(fits, tmp_path, root):
+    table = (root / "data" / "phase3_arms.csv").read_bytes()
+    scenario = (root / "pkpd" / "scenarios" / "phase3.toml").read_bytes()
+    (tmp_path / "mine.csv").write_bytes(table)
+    (tmp_path / "mine.toml").write_bytes(scenario)
+    (tmp_path / "wide.toml").write_text('scenario = "mine.toml"\n[data]\ntable = "mine.csv"\n')
+    fits.meanwhile = lambda: (tmp_path / "mine.csv").write_text("edited")
+    assert main(["fit", "wide.toml"]) == 0
+    sha256 = json.loads((tmp_path / "wide/manifest.json").read_text())["sha256"]
+    config = (tmp_path / "wide/config.toml").read_bytes()
+    for key, content in (("config", config), ("scenario", scenario), ("data.table", table)):
+        assert sha256[key] == hashlib.sha256(content).hexdigest()
 
 
-def test_a_batch_goes_on_after_a_run_that_exists(fits, tmp_path, capsys):
-    (tmp_path / "configs").mkdir()
-    for seed in (1, 2):
-        (tmp_path / "configs" / f"seed{seed}.toml").write_text(f"seed = {seed}\n")
-    assert main("fit configs/seed1.toml --out all/seed1".split()) == 0
-    assert main("fit configs --out all".split()) == 1
-    assert "all/seed1: exists already" in capsys.readouterr().err
-    assert names(tmp_path / "all") == {"seed1", "seed2"}
-
-
-def test_a_bad_config_in_a_folder_stops_it_before_anything_runs(fits, tmp_path):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "a.toml").write_text("seed = 1\n")
-    (tmp_path / "configs" / "b.toml").write_text("seed = -1\n")
-    assert main("fit configs --out all".split()) == 2
-    assert fits.configs == [] and names(tmp_path) == {"configs"}
+def test_the_config_of_a_run_names_its_files_wherever_it_is_read(fits, tmp_path, root, monkeypatch):
+    (tmp_path / "mine.csv").write_bytes((root / "data" / "phase3_arms.csv").read_bytes())
+    assert main("fit --set data.table=mine.csv --out deep/run".split()) == 0
+    monkeypatch.chdir(tmp_path / "deep")
+    assert load("run/config.toml").data.table == str(tmp_path / "mine.csv")
 
 
 def test_an_interrupted_fit_is_resumed_with_its_own_config_only(fits, tmp_path, capsys):
