@@ -85,11 +85,16 @@ def correct(p: Plan, fits: Sequence[Fit], key: Array, progress: Progress) -> Cor
     return Correction(chosen, np.log(weights), khat, float(1 / (weights**2).sum()), shift)
 
 
-def simulated(p: Plan, theta: Floats, patients: int, progress: Progress) -> Simulated:
-    """All arms at coordinates theta [S, d], each draw by independent groups of patients that no round has seen."""
+def simulated(
+    p: Plan, theta: Floats, patients: int, progress: Progress, *, part: int = CORRECTION, draw: int = 0
+) -> Simulated:
+    """All arms at coordinates theta [S, d], each row by independent groups of patients that no round has seen.
+
+    ``part`` and ``draw`` name the random streams.
+    """
     groups = max(2, -(-patients // GROUP))
     stage = "correction: simulation"
-    mean, second = grouped(p, theta, -(-patients // groups), groups, CORRECTION, 0, progress, stage)
+    mean, second = grouped(p, theta, -(-patients // groups), groups, part, draw, progress, stage)
     over_groups = mean.mean(axis=0), second.mean(axis=0)
     successes, trials = nested_counts(over_groups[0], over_groups[1], patients)
     rate = (successes + 0.5) / (trials + 1.0)

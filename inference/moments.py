@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inference.population import Plan
 
 # Which random streams a part of the fit uses: nothing shares a key.
-ROUNDS, CHECK, POSTERIOR, PRIOR, CORRECTION = range(5)
+ROUNDS, CHECK, POSTERIOR, PRIOR, CORRECTION, DIRECT, BANK = range(7)
 PARTS = 8  # streams of a replicate
 CHECK_GROUPS = 2
 CHECK_PATIENTS, CHECK_PATIENTS_QUICK = 4096, 256  # 1,024 of 50 points left a standard error as large as the limit
