@@ -11,7 +11,7 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from inference import bank, population
+from inference import bank, bank_model, population
 from inference.arms import ArmData, arrays, association, log_likelihood
 from inference.config import load
 from inference.moments import BANK, moments, stream
@@ -182,9 +182,9 @@ def test_the_posterior_is_that_of_quadrature():
     arms = [SimpleNamespace(name=name, population=load_library().population()) for name in ARMS]
     p = SimpleNamespace(prior=PRIOR, arms=arms, fitted=data)
     b = toy_bank(20_000, 4, pilots(2, 200, 0.4))
-    found = bank.posterior(p, b, jax.random.key(0), warmup=200, draws=500)
+    found = bank_model.posterior(p, b, jax.random.key(0), warmup=200, draws=500)
     assert found.samples[EC50].shape == (4, 500) and found.courses == 40_000
-    assert not found.sample_stats["diverging"].any() and found.refused_share == 0
+    assert not found.sample_stats["diverging"].any() and found.refused_share == found.edge_share == 0
 
     counts, link = arrays(data, 121), association(np.asarray(b.rho))
     grid = np.stack(np.meshgrid(np.linspace(-1.2, 1.2, 61), np.log(0.5) + np.linspace(-1.6, 1.6, 61)), -1).reshape(
@@ -205,9 +205,9 @@ def test_few_effective_patients_are_refused():
     b = toy_bank(2048, 5, pilots(3, spread=0.05))
     near, far = seen(b, TRUTH).effective, seen(b, TRUTH + np.array([2.5, 0])).effective
     assert near > 1500 and far < 50
-    assert bank.refusal(near) == 0 and bank.refusal(far) < -50
-    edge = jnp.asarray(bank.LEAST_EFFECTIVE)
-    assert bank.refusal(edge) == 0 == jax.grad(bank.refusal)(edge)
+    assert bank_model.refusal(near) == 0 and bank_model.refusal(far) < -50
+    edge = jnp.asarray(bank_model.LEAST_EFFECTIVE)
+    assert bank_model.refusal(edge) == 0 == jax.grad(bank_model.refusal)(edge)
 
 
 def test_parameters_that_cannot_be_reweighted_are_named():
@@ -241,7 +241,7 @@ def test_two_steps_from_the_prior():
     """Small sizes, two free parameters: better effective numbers than the first bank's, and the prior narrowed."""
     p = plan(EC50, EC50_SD)
     settings = {"pilots": 64, "first": 64, "patients": 128, "warmup": 60, "draws": 60}
-    found = bank.fit(p, jax.random.key(0), **settings)
+    found = bank_model.fit(p, jax.random.key(0), **settings)
     assert found.courses == 64 * (64 + 128) * 3 and found.refused_share == 0
     assert np.median(found.effective) > 2000
     assert found.coordinates[:, 0].std() < 0.5 * p.prior.scale()[0]
