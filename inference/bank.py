@@ -67,9 +67,7 @@ class Reweighted(NamedTuple):
 class Bank(NamedTuple):
     """n patients in A arms, J = 6 A proportions; arrays as long as n are float32. A pytree."""
 
-    terms: (
-        Array  # [2 R + 1, n] u, u^2 and log q: x = middle + width u are the logarithms, covariates apart, q their law
-    )
+    terms: Array  # [2 R + 1, n] u, u^2, log q: middle + width u are the logarithms, covariates apart, q their density
     middle: Array  # [R]
     width: Array  # [R]
     events: Array  # [n, A 6] chances of any, 75, week 8 and 75, week 8, 30 and doubled, rescue
@@ -92,9 +90,7 @@ def reweighted(p: Plan) -> Reweighted:
     """What a bank of this plan reweights; InputError that names a free parameter it cannot."""
     free = p.prior.names
     for name in free:
-        if name.removesuffix(SD_SUFFIX) not in Variability._fields or (
-            name not in Variability._fields and name not in SD_NAMES
-        ):
+        if name not in (*Variability._fields, *SD_NAMES):
             raise InputError(f"{name}: does not differ between individuals, so a bank cannot reweight it: fix it")
     names = tuple(n for n in Variability._fields if n in free or n + SD_SUFFIX in free)
     correlated = np.abs(np.tril(np.asarray(p.arms[0].population.correlation_cholesky), -1)) > 0
@@ -250,7 +246,7 @@ def proportions(bank: Bank, mean: Array, sd: Array) -> Proportions:
 def _weights(bank: Bank, mean: Array, sd: Array) -> Array:
     """Weights [n] at the law (mean, sd) [R], up to a factor: the largest is 1.
 
-    -((x - m)/s)^2 / 2 is linear in u and u^2, so all patients are one product, which costs a quarter of the squares.
+    -((x - m)/s)^2 / 2 is linear in u and u^2, so the weights of all patients are one product.
     """
     ratio, shift = bank.width / sd, (mean - bank.middle) / sd
     along = jnp.concatenate([ratio * shift, -0.5 * ratio**2, -jnp.ones_like(ratio[:1])])

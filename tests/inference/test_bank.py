@@ -182,8 +182,8 @@ def test_the_posterior_is_that_of_quadrature():
     arms = [SimpleNamespace(name=name, population=load_library().population()) for name in ARMS]
     p = SimpleNamespace(prior=PRIOR, arms=arms, fitted=data)
     b = toy_bank(20_000, 4, pilots(2, 200, 0.4))
-    found = bank_model.posterior(p, b, jax.random.key(0), warmup=200, draws=500)
-    assert found.samples[EC50].shape == (4, 500) and found.courses == 40_000
+    found = bank_model.posterior(p, b, jax.random.key(0), warmup=150, draws=300)
+    assert found.samples[EC50].shape == (4, 300) and found.courses == 40_000
     assert not found.sample_stats["diverging"].any() and found.refused_share == found.edge_share == 0
 
     counts, link = arrays(data, 121), association(np.asarray(b.rho))
