@@ -62,7 +62,7 @@ class Sizes(NamedTuple):
 
 FULL = Sizes(
     {},
-    {"pilots": 512, "first": 128, "patients": 256, "warmup": 200, "draws": 250},
+    {"pilots": 512, "first": 128, "patients": 384, "warmup": 200, "draws": 250},
     (2048, 4096),
     {"particles": 600, "moves": 9},
 )
@@ -98,7 +98,7 @@ def surface(p: Plan, r: int, folder: Path, progress: Progress) -> dict[str, Any]
 
 
 def banked(p: Plan, r: int, size: dict[str, int], progress: Progress) -> dict[str, Any]:
-    """The bank in its two steps."""
+    """The bank in its steps."""
     key = jax.random.fold_in(jax.random.key(p.config.seed), 2000 + r)
     found = bank_model.fit(p, key, replicate=r, progress=progress, **size)
     return {

@@ -237,11 +237,11 @@ def test_what_is_reweighted():
 
 
 @pytest.mark.slow
-def test_two_steps_from_the_prior():
-    """Small sizes, two free parameters: better effective numbers than the first bank's, and the prior narrowed."""
+def test_steps_from_the_prior():
+    """Small sizes, two free parameters: good effective numbers, and the prior narrowed."""
     p = plan(EC50, EC50_SD)
     settings = {"pilots": 64, "first": 64, "patients": 128, "warmup": 60, "draws": 60}
     found = bank_model.fit(p, jax.random.key(0), **settings)
-    assert found.courses == 64 * (64 + 128) * 3 and found.refused_share == 0
+    assert found.courses == 64 * (64 + 64 + 128) * 3 and found.refused_share == 0
     assert np.median(found.effective) > 2000
     assert found.coordinates[:, 0].std() < 0.5 * p.prior.scale()[0]
