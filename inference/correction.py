@@ -102,7 +102,7 @@ def correct(
     share = -(-size.draws // len(fits))
     each = [np.linspace(0, len(f.coordinates) - 1, share).astype(int) for f in fits]
     theta = np.concatenate([f.coordinates[rows] for f, rows in zip(fits, each, strict=True)])
-    seen = simulated(p, theta, size.patients, number, progress, keep)
+    seen = simulated(p, theta, size.patients, progress, draw=number, keep=keep)
     rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms])
     data = arrays(p.fitted, int(p.fitted.n.max()) + 1)
     z = normals(key, seen.logits.shape[1])
@@ -130,12 +130,22 @@ def correct(
 
 
 def simulated(
-    p: Plan, theta: Floats, patients: int, number: int, progress: Progress, keep: Checkpoint = NOTHING_KEPT
+    p: Plan,
+    theta: Floats,
+    patients: int,
+    progress: Progress,
+    *,
+    part: int = CORRECTION,
+    draw: int = 0,
+    keep: Checkpoint = NOTHING_KEPT,
 ) -> Simulated:
-    """All arms at coordinates theta [S, d], each draw by independent groups of patients that no round has seen."""
+    """All arms at coordinates theta [S, d], each row by independent groups of patients that no round has seen.
+
+    ``part`` and ``draw`` name the random streams.
+    """
     groups = max(2, -(-patients // GROUP))
-    stage = f"correction {number + 1}: simulation" if number else "correction: simulation"
-    mean, second, more = grouped(p, theta, -(-patients // groups), groups, CORRECTION, number, progress, stage, keep)
+    stage = f"correction {draw + 1}: simulation" if part == CORRECTION and draw else "correction: simulation"
+    mean, second, more = grouped(p, theta, -(-patients // groups), groups, part, draw, progress, stage, keep)
     over_groups = mean.mean(axis=0), second.mean(axis=0)
     successes, trials = (
         np.concatenate([nested, patients * own.mean(axis=0)], axis=1)

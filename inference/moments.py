@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pkpd.planned import PlannedArm
 
 # Which random streams a part of the fit uses: nothing shares a key.
-ROUNDS, CHECK, POSTERIOR, PRIOR, CORRECTION = range(5)
+ROUNDS, CHECK, POSTERIOR, PRIOR, CORRECTION, DIRECT, BANK = range(7)
 PARTS = 8  # streams of a replicate
 BLOCK = 2**20  # patients of an arm in one piece of the checkpoint, some seconds of work
 CHECK_GROUPS = 2
