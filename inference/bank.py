@@ -88,6 +88,8 @@ class Proportions(NamedTuple):
 
 def reweighted(p: Plan) -> Reweighted:
     """What a bank of this plan reweights; InputError that names a free parameter it cannot."""
+    if p.studies:
+        raise InputError("studies: a bank holds the counts of one trial; legal: a config without [[studies]]")
     free = p.prior.names
     for name in free:
         if name not in (*Variability._fields, *SD_NAMES):

@@ -81,6 +81,8 @@ def likelihood(p: Plan, key: Array, patients: int, replicate: int = 0) -> LogLik
     ``number`` names the patients and the points that the covariance is integrated over. The correlation of the errors
     is that of a pilot at prior draws, so a row's estimate depends on no other row.
     """
+    if p.studies:
+        raise InputError("studies: the direct route takes the counts of one trial; legal: a config without [[studies]]")
     largest = int(p.fitted.n.max())
     if patients < LEAST_COHORT * largest:
         raise InputError(
