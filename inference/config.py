@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from pkpd.errors import InputError, nearest
 from pkpd.random import LARGEST_SEED
 from pkpd.scenario import List, Scenario, Table, load_scenario, shipped, validate
+from pkpd.tables import schema
 from pkpd.tomlfile import apply_settings, read_toml
 
 if TYPE_CHECKING:
@@ -50,6 +51,31 @@ class Study(Table):
     """A further study: a scenario that names the published numbers, all of which are fitted."""
 
     scenario: Name
+
+
+class Omega(Table):
+    """Correlations of random effects that are estimated: blocks of parameters, or one of all that vary."""
+
+    blocks: List[List[Name]] = ()
+    full: bool = False
+    concentration: float = Field(2.0, gt=0, le=1000)  # of the LKJ prior of each block; 1 is uniform
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Omega:
+        members = [name for block in self.blocks for name in block]
+        for name in members:
+            if name not in schema()["varying"]:
+                raise InputError(f"omega.blocks: {name!r} does not vary{nearest(name, schema()['varying'])}")
+            if members.count(name) > 1:
+                raise InputError(f"omega.blocks: {name!r} stands twice; legal: once in all blocks")
+        if any(len(block) < 2 for block in self.blocks) or (self.full and self.blocks):
+            raise InputError("omega: legal: blocks of two parameters or more, or full = true")
+        return self
+
+    def structure(self) -> tuple[tuple[str, ...], ...]:
+        """The blocks, each in the order of the random effects."""
+        varying = schema()["varying"]
+        return (varying,) if self.full else tuple(tuple(sorted(block, key=varying.index)) for block in self.blocks)
 
 
 class Round(Table):
@@ -107,6 +133,7 @@ class Config(Table):
     fix: List[Name] = ()
     widening: float = Field(1.25, ge=1, le=4)  # of the posterior from which the next round is drawn
     data: Data = Data()
+    omega: Omega = Omega()
     studies: List[Study] = ()  # fitted beside the counts of ``data``
     rounds: List[Round] = (Round(vectors=3072, patients=128), Round(vectors=6144, patients=128))
     refine: Refine = Refine()
@@ -155,7 +182,7 @@ def plan(config: Config, where: str = "config") -> Plan:
 
 def _plan(config: Config) -> Plan:
     from inference.arms import from_table
-    from inference.priors import joint_prior
+    from inference.priors import JointPrior, Lkj, joint_prior
     from inference.studies import further_prior, plan_study
     from pkpd.datatables import published, read_table
     from pkpd.parameters import load_centre, load_library
@@ -194,6 +221,13 @@ def _plan(config: Config) -> Plan:
             raise InputError(f"{source}: arm {arm!r} is not in scenario {config.scenario}{nearest(arm, sizes)}")
         if n != sizes[arm]:
             raise InputError(f"{source}: arm {arm!r}: n = {n}, but {sizes[arm]} in scenario {config.scenario}")
+    prior = JointPrior((*prior.elements, *(Lkj(b, config.omega.concentration) for b in config.omega.structure())))
+    for first, second, _ in library.correlations:
+        inside = [{first, second} & set(block) for block in config.omega.structure()]
+        if any(len(found) == 1 for found in inside):
+            raise InputError(
+                f"omega: the library correlates {first} with {second}; legal: both in one block, or neither"
+            )
     studies = tuple(plan_study(config, name, design, library) for name, design in designs.items())
     names = (scenario.trial.name, *(s.name for s in studies))
     if len(set(names)) < len(names):

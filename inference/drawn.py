@@ -36,7 +36,7 @@ def draws_of(r: FitResult, n: int, seed: int = 1) -> dict[str, np.ndarray]:
         chosen = np.searchsorted(share[:-1], (np.arange(n) + u) / n, side="right")
         rows = np.ravel_multi_index((chain[chosen], draw[chosen]), shape)
     found = {name: np.asarray(v).reshape(-1)[rows] for name, v in (dict(r.posterior) | imputed).items()}
-    members = [name.partition("_shift[")[0] for name in found if name.endswith("]")]
+    members = [name.partition("_shift[")[0] for name in found if "_shift[" in name]
     rng = random.generator(jax.random.fold_in(random.root(seed), NEW_STUDY))
     shifts = {shift_name(m, NEW): rng.standard_normal(n) for m in dict.fromkeys(members)} if SHIFT in found else {}
     return found | shifts

@@ -1,8 +1,9 @@
 """The joint prior of the free population parameters: an immutable description, in one set of coordinates.
 
 A coordinate is the unconstrained form of a parameter: log for lognormal and half-normal ones, logit for beta ones,
-itself for standard normal ones, additive log-ratios to the last member for a Dirichlet group (one coordinate fewer than
-members). The surface, NUTS and the report all use these coordinates, in the order of ``JointPrior.coordinate_names``.
+itself for standard normal ones, atanh of the partial correlations of a block, additive log-ratios to the last member
+for a Dirichlet group (one coordinate fewer than members). The surface, NUTS and the report all use these coordinates,
+in the order of ``JointPrior.coordinate_names``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from scipy.special import betaincinv, betaln, digamma, gammaincinv, gammaln, ndt
 
 from pkpd import random
 from pkpd.errors import InputError, nearest
-from pkpd.parameters import Library, with_overrides
+from pkpd.parameters import Library, correlation_name, with_overrides
 
 LOG_2_PI = math.log(2 * math.pi)
 HALF_NORMAL_LOG_MEAN = -(np.euler_gamma + math.log(2.0)) / 2  # E log|Z| of a standard normal
@@ -72,13 +73,35 @@ class Standard:
     name: str
 
 
-Element = Lognormal | Beta | Dirichlet | HalfNormal | Standard
+@dataclass(frozen=True)
+class Lkj:
+    """A block of k random effects whose correlation matrix is LKJ(concentration): density det(R)^(concentration - 1).
+
+    Coordinates are the inverse hyperbolic tangents of the canonical partial correlations, which are independent:
+    that of row i and column j is 2 B - 1, B ~ Beta(b, b), b = concentration + (k - 2 - j)/2 (Lewandowski, Kurowicka
+    and Joe, J Multivar Anal 2009;100:1989). Values are the correlations of the pairs.
+    """
+
+    members: tuple[str, ...]
+    concentration: float
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Rows i and columns j < i, in the order of the coordinates."""
+        return [(i, j) for i in range(len(self.members)) for j in range(i)]
+
+    def shapes(self) -> np.ndarray:
+        """b of every coordinate."""
+        return np.array([self.concentration + (len(self.members) - 2 - j) / 2 for _, j in self.pairs])
+
+
+Element = Lognormal | Beta | Dirichlet | HalfNormal | Standard | Lkj
 
 
 def renamed(e: Element, name: str) -> Element:
-    """The same law of a parameter of another name; not for a Dirichlet, which has several."""
-    if isinstance(e, Dirichlet):
-        raise ValueError("a Dirichlet has several names")
+    """The same law of a parameter of another name; not for a law of several."""
+    if isinstance(e, Dirichlet | Lkj):
+        raise ValueError("a law of several names")
     return replace(e, name=name)
 
 
@@ -91,10 +114,14 @@ def law_of(e: Element) -> tuple[str, str]:
         return e.name, f"{kind}: {e.alpha:g}, {e.beta:g}"
     if isinstance(e, Dirichlet):
         return ", ".join(e.names), f"{kind}: " + ", ".join(f"{a:g}" for a in e.alphas)
+    if isinstance(e, Lkj):
+        return "correlations of " + ", ".join(e.members), f"LKJ: {e.concentration:g}"
     return e.name, f"{kind}: scale {e.scale:g}" if isinstance(e, HalfNormal) else "standard normal"
 
 
 def _names(e: Element) -> tuple[str, ...]:
+    if isinstance(e, Lkj):
+        return tuple(correlation_name(e.members[j], e.members[i]) for i, j in e.pairs)
     return e.names if isinstance(e, Dirichlet) else (e.name,)
 
 
@@ -102,6 +129,8 @@ def _location_scale(e: Element) -> tuple[list[float], list[float]]:
     """Mean and sd of the element's coordinates under the prior (exact for all laws)."""
     if isinstance(e, Standard):
         return [0.0], [1.0]
+    if isinstance(e, Lkj):  # atanh(2 B - 1) is half a logit
+        return [0.0] * len(e.pairs), np.sqrt(polygamma(1, e.shapes()) / 2).tolist()
     if isinstance(e, Lognormal):
         return [math.log(e.centre)], [e.log_sd]
     if isinstance(e, Beta):
@@ -119,6 +148,8 @@ def _constrain(e: Element, u: Array) -> list[Array]:
     """Natural values from coordinates u [..., k]."""
     if isinstance(e, Standard):
         return [u[..., 0]]
+    if isinstance(e, Lkj):
+        return _correlations(len(e.members), dict(zip(e.pairs, jnp.moveaxis(jnp.tanh(u), -1, 0), strict=True)))
     if isinstance(e, Beta):
         return [jax.nn.sigmoid(u[..., 0])]
     if isinstance(e, Dirichlet):
@@ -130,6 +161,8 @@ def _constrain(e: Element, u: Array) -> list[Array]:
 def _unconstrain(e: Element, values: Sequence[Array]) -> list[Array]:
     if isinstance(e, Standard):
         return [jnp.asarray(values[0])]
+    if isinstance(e, Lkj):
+        return _partials(len(e.members), dict(zip(e.pairs, values, strict=True)))
     if isinstance(e, Beta):
         return [jnp.log(values[0]) - jnp.log1p(-values[0])]
     if isinstance(e, Dirichlet):
@@ -141,6 +174,10 @@ def _from_normals(e: Element, z: np.ndarray) -> list[np.ndarray]:
     """Draws by quantiles from standard normals [n, names]: no generator of its own for each law."""
     if isinstance(e, Standard):
         return [z[:, 0]]
+    if isinstance(e, Lkj):
+        partial = 2 * betaincinv(e.shapes(), e.shapes(), ndtr(z)) - 1
+        found = _correlations(len(e.members), dict(zip(e.pairs, jnp.asarray(partial.T), strict=True)))
+        return [np.asarray(x) for x in found]
     if isinstance(e, Lognormal):
         return [e.centre * np.exp(e.log_sd * z[:, 0])]
     if isinstance(e, HalfNormal):
@@ -155,6 +192,10 @@ def _log_density(e: Element, u: Array) -> Array:
     """Log density of the coordinates u [..., k], Jacobian included."""
     if isinstance(e, Standard):
         return -0.5 * (u[..., 0] ** 2 + LOG_2_PI)
+    if isinstance(e, Lkj):
+        b = e.shapes()
+        constant = len(b) * math.log(2.0) - float(betaln(b, b).sum())
+        return (jnp.asarray(b) * (log_sigmoid(2 * u) + log_sigmoid(-2 * u))).sum(-1) + constant
     if isinstance(e, Lognormal):
         return -0.5 * (((u[..., 0] - math.log(e.centre)) / e.log_sd) ** 2 + LOG_2_PI) - math.log(e.log_sd)
     if isinstance(e, Beta):
@@ -165,6 +206,34 @@ def _log_density(e: Element, u: Array) -> Array:
     alphas = np.asarray(e.alphas)
     constant = float(gammaln(alphas.sum()) - gammaln(alphas).sum())
     return (jnp.asarray(alphas) * log_softmax(_with_reference(u), axis=-1)).sum(-1) + constant
+
+
+def _correlations(k: int, partial: Mapping[tuple[int, int], Array]) -> list[Array]:
+    """Correlations of all pairs from the canonical partial ones: rows of a Cholesky factor, stick by stick."""
+    rows: list[list[Array]] = []
+    for i in range(k):
+        row, left = [], jnp.ones_like(partial[1, 0])
+        for j in range(i):
+            row.append(partial[i, j] * jnp.sqrt(left))
+            left = left * (1 - partial[i, j] ** 2)
+        rows.append([*row, jnp.sqrt(left)])
+    return [sum(a * b for a, b in zip(rows[i], rows[j], strict=False)) for i in range(k) for j in range(i)]  # type: ignore[misc]
+
+
+def _partials(k: int, correlations: Mapping[tuple[int, int], Array]) -> list[Array]:
+    """Coordinates of the pairs from their correlations: ``_correlations`` undone, row by row."""
+    rows: list[list[Array]] = []
+    found = []
+    for i in range(k):
+        row: list[Array] = []
+        left = jnp.ones_like(jnp.asarray(correlations[1, 0]))
+        for j in range(i):
+            known = sum((a * b for a, b in zip(row, rows[j], strict=False)), start=jnp.zeros_like(left))
+            row.append((jnp.asarray(correlations[i, j]) - known) / rows[j][j])
+            found.append(jnp.arctanh(row[-1] / jnp.sqrt(left)))
+            left = left - row[-1] ** 2
+        rows.append([*row, jnp.sqrt(left)])
+    return found
 
 
 def _with_reference(u: Array) -> Array:
@@ -189,6 +258,8 @@ class JointPrior:
         for e in self.elements:
             if isinstance(e, Standard):
                 labels.append(e.name)
+            elif isinstance(e, Lkj):
+                labels += [f"atanh partial {name}" for name in _names(e)]
             elif isinstance(e, Dirichlet):
                 labels += [f"log {name}/{e.names[-1]}" for name in e.names[:-1]]
             else:

@@ -152,7 +152,7 @@ def values_of(study: str, a: PlannedArm, drug: str, values: Mapping[str, Any]) -
         base = name.removesuffix(SD_SUFFIX)
         if dot:
             plain |= {tail: value} if head == a.drug else {}
-        elif name == SHIFT or name.endswith("]") or name in a.fixed:
+        elif name == SHIFT or "_shift[" in name or name in a.fixed:
             continue
         elif (base in of_drug and a.drug != drug) or (base in OF_ITP and a.disease == "healthy"):
             continue

@@ -61,7 +61,11 @@ def indicators(d: Demography, u: Array) -> CovariateRatios:
 def individuals(population: Population, z: Array, weight_kg: Array, P0: Array, has: CovariateRatios) -> Patients:
     """Patients with given standard normals z [13, patients], weights, baselines and covariates."""
     d, p = population.demography, population.typical
-    z = jnp.matmul(population.correlation_cholesky, z, precision="highest")  # a GPU's default keeps 10 bits
+    root = population.correlation_cholesky
+    if root.ndim == 3:  # a matrix for each patient
+        z = jnp.einsum("pij,jp->ip", root, z, precision="highest")
+    else:
+        z = jnp.matmul(root, z, precision="highest")  # a GPU's default keeps 10 bits
     eta = Variability(*(sd * e for sd, e in zip(population.iiv_log_sd, z, strict=True)))
     size = weight_kg / d.reference_weight_kg
     flow, volume = size**d.allometric_flow_exponent, size**d.allometric_volume_exponent

@@ -137,8 +137,8 @@ class CovariateRatios(NamedTuple):
 class Population(NamedTuple):
     """Everything random patients are drawn from; leaves scalar, or [patients] where vectors differ.
 
-    ``correlation_cholesky`` [13, 13] is the lower Cholesky factor of the correlation of the random effects,
-    in the order of Variability.
+    ``correlation_cholesky`` [13, 13], or [patients, 13, 13], is the lower Cholesky factor of the correlation of the
+    random effects, in the order of Variability.
     """
 
     typical: Parameters
@@ -156,6 +156,7 @@ class Food(NamedTuple):
     fed_absorption_ratio: float
 
 
+CORRELATION = "correlation["  # and two random effects: the name of their correlation
 SD_NAMES = tuple(name + SD_SUFFIX for name in Variability._fields)
 
 
@@ -316,14 +317,18 @@ def check_parameters(values: Mapping[str, Any], where: str) -> dict[str, float]:
 
 
 def with_values(population: Population, values: Mapping[str, Any]) -> Population:
-    """The population with leaves replaced by name (``<name>_iiv_log_sd`` too), each a scalar or [patients].
+    """The population with leaves replaced by name, ``<name>_iiv_log_sd`` and ``correlation[A,B]`` too, each a scalar or
+    [patients].
 
     Works on traced arrays, so values are not checked; an unknown name or a matrix is an InputError.
     """
     parts: dict[str, dict[str, Array]] = {
         part: {} for part in ("typical", "noise", "iiv_log_sd", "demography", "covariates")
     }
+    correlations = {name: value for name, value in values.items() if name.startswith(CORRELATION)}
     for name, value in values.items():
+        if name in correlations:
+            continue
         sd = name.removesuffix(SD_SUFFIX) if name in SD_NAMES else None
         for part, changed in parts.items():
             key = sd if part == "iiv_log_sd" else name
@@ -337,7 +342,34 @@ def with_values(population: Population, values: Mapping[str, Any]) -> Population
             legal = (*Parameters._fields, *Noise._fields, *SD_NAMES, *Demography._fields)
             legal += CovariateRatios._fields
             raise InputError(f"unknown population parameter {name!r}{nearest(str(name), legal)}")
+    if correlations:
+        population = population._replace(
+            correlation_cholesky=_with_correlations(population.correlation_cholesky, correlations)
+        )
     return population._replace(**{p: getattr(population, p)._replace(**c) for p, c in parts.items() if c})
+
+
+def correlation_name(first: str, second: str) -> str:
+    """Name of the correlation of two random effects, as ``with_values`` takes it."""
+    return f"{CORRELATION}{first},{second}]"
+
+
+def _with_correlations(root: Array, values: Mapping[str, Any]) -> Array:
+    """The Cholesky factor with correlations replaced by name: [13, 13], or [patients, 13, 13] of arrays [patients].
+
+    The caller sees to it that the matrix stays positive definite.
+    """
+    matrix = root @ jnp.swapaxes(root, -1, -2)
+    shape = jnp.broadcast_shapes(*(jnp.shape(v) for v in values.values()))
+    matrix = jnp.broadcast_to(matrix, (*shape, *matrix.shape[-2:]))
+    for name, value in values.items():
+        pair = name.removeprefix(CORRELATION).removesuffix("]").split(",")
+        if len(pair) != 2 or any(member not in Variability._fields for member in pair):
+            raise InputError(f"unknown population parameter {name!r}; legal: {CORRELATION}A,B] of two random effects")
+        i, j = (Variability._fields.index(member) for member in pair)
+        value = jnp.asarray(value, matrix.dtype)
+        matrix = matrix.at[..., i, j].set(value).at[..., j, i].set(value)
+    return jnp.linalg.cholesky(matrix)
 
 
 def correlation_cholesky(correlations: tuple[tuple[str, str, Entry], ...]) -> np.ndarray:

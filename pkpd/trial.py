@@ -221,10 +221,15 @@ def roster(population: Population, patient: Numbers, draw: Numbers | int = 0, tr
         return a[rows] if a.ndim else np.full(len(rows), a)
 
     def who(rows: np.ndarray) -> tuple[Population, np.ndarray, np.ndarray, np.ndarray]:
-        own = jax.tree.map(lambda leaf: leaf[rows] if np.shape(leaf) == (n,) and n > 1 else leaf, population)
+        own = jax.tree.map(lambda leaf: leaf[rows] if _by_patient(leaf, n) else leaf, population)
         return own, numbers(draw, rows), numbers(trial, rows), numbers(patient, rows)
 
     return Roster(n, who)
+
+
+def _by_patient(leaf: Any, n: int) -> bool:
+    """Whether a leaf of a population is one number (or one matrix of correlations) for each of n."""
+    return n > 1 and np.ndim(leaf) in (1, 3) and np.shape(leaf)[0] == n
 
 
 def vectors_roster(population: Population, vectors: int, patients: int, draw: int = 0, trial: int = 0) -> Roster:
@@ -233,9 +238,7 @@ def vectors_roster(population: Population, vectors: int, patients: int, draw: in
 
     def who(rows: np.ndarray) -> tuple[Population, np.ndarray, np.ndarray, np.ndarray]:
         vector = rows // patients
-        own = jax.tree.map(
-            lambda leaf: leaf[vector] if np.shape(leaf) == (vectors,) and vectors > 1 else leaf, population
-        )
+        own = jax.tree.map(lambda leaf: leaf[vector] if _by_patient(leaf, vectors) else leaf, population)
         return own, np.full(len(rows), draw, np.int32), np.full(len(rows), trial, np.int32), rows.astype(np.int32)
 
     return Roster(vectors * patients, who)

@@ -107,3 +107,24 @@ VALUES = st.recursive(SCALARS, lambda v: st.one_of(st.lists(v, max_size=3), st.d
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
 def test_toml_of_anything_reads_back_equal(table):
     assert tomllib.loads(dump_toml(table)) == table
+
+
+def test_the_structure_of_omega():
+    block = plan(load(None, ['omega.blocks=[["receptor_ec50_nM","clearance_l_per_h"]]'])).prior
+    assert block.names[-1] == "correlation[clearance_l_per_h,receptor_ec50_nM]" and block.dimension == 27
+    assert plan(load(None, ["omega.full=true"])).prior.dimension == 26 + 13 * 12 // 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('omega.blocks=[["lag_time_h","clearance_l_per_h"]]', "'lag_time_h' does not vary"),
+        ('omega.blocks=[["clearance_l_per_h"]]', "blocks of two parameters or more"),
+        ('omega={full=true,blocks=[["receptor_ec50_nM","clearance_l_per_h"]]}', "blocks of two parameters or more"),
+        ('omega.blocks=[["receptor_ec50_nM","receptor_ec50_nM"]]', "stands twice"),
+        ("omega.concentration=0", "concentration"),
+    ],
+)
+def test_an_omega_that_makes_no_sense_is_told(setting, message):
+    with pytest.raises(InputError, match=message):
+        load(None, [setting])

@@ -5,6 +5,7 @@ import pytest
 
 from inference import correction, population, rounds, store
 from inference.config import load
+from inference.moments import moments
 from inference.progress import silent
 from pkpd.errors import InputError
 
@@ -147,3 +148,18 @@ def test_prior_only_fits_nothing(config, tmp_path):
     assert figures["verdict"] == "preliminary" and result.prior_only and not any(result.fitted)
     spread = np.quantile(result.prior_predictive[:, 0, 0], [0.025, 0.975])
     assert spread[1] - spread[0] > 30
+
+
+def test_a_free_correlation_reaches_the_patients():
+    """Potency and stimulation against each other: few respond to one and not at all to the other, or all alike."""
+    p = population.plan(load(None, ['omega.blocks=[["receptor_ec50_nM","max_stimulation"]]']))
+    values = {n: np.full(2, p.library.value(n)) for n in p.prior.names if not n.startswith("correlation")}
+    values |= {"receptor_ec50_nM_iiv_log_sd": np.full(2, 1.0), "max_stimulation_iiv_log_sd": np.full(2, 0.8)}
+    values["correlation[receptor_ec50_nM,max_stimulation]"] = np.array([-0.95, 0.95])
+    mean, _ = moments(p, values, 8192, 900, 0, silent, "")
+    same = {**values, "correlation[receptor_ec50_nM,max_stimulation]": np.zeros(2)}
+    none, _ = moments(p, same, 8192, 900, 0, silent, "")
+    assert np.abs(mean[0] - mean[1])[:2].max() > 0.03
+    without = population.plan(load())
+    plain, _ = moments(without, {n: v for n, v in values.items() if "[" not in n}, 8192, 900, 0, silent, "")
+    np.testing.assert_allclose(none, plain, atol=1e-3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from inference.priors import Beta, Dirichlet, HalfNormal, JointPrior, Lognormal, joint_prior
+from inference.priors import Beta, Dirichlet, HalfNormal, JointPrior, Lkj, Lognormal, joint_prior
 from inference.samplers.nuts import nuts_sampler
 from pkpd.errors import InputError
 from pkpd.parameters import load_library
@@ -199,3 +199,39 @@ def test_bad_factor_and_missing_value(library):
 def test_between_study_spread_with_two_studies(library):
     prior = joint_prior(library, {"between_study_shift": {"free": True}}, studies=2)
     assert prior.elements[-1] == HalfNormal("between_study_shift", 0.2)
+
+
+BLOCK = ("clearance_l_per_h", "central_volume_l", "receptor_ec50_nM", "max_stimulation")
+
+
+def test_an_lkj_block_has_its_marginals():
+    """Each correlation of a k x k LKJ(c) matrix is 2 B - 1, B ~ Beta(b, b) with b = c + (k - 2)/2, in any pair."""
+    drawn = JointPrior((Lkj(BLOCK, 1.5),)).draws(jax.random.key(0), 20_000)
+    assert len(drawn) == 6 and "correlation[clearance_l_per_h,max_stimulation]" in drawn
+    for name, values in drawn.items():
+        assert stats.kstest((values + 1) / 2, stats.beta(2.5, 2.5).cdf).pvalue > 1e-3, name
+
+
+def test_lkj_coordinates_go_forth_and_back_and_their_density_is_one():
+    prior = JointPrior((Lkj(BLOCK[:3], 2.0),))
+    drawn = prior.draws(jax.random.key(1), 200)
+    u = prior.unconstrained(drawn)
+    for name, values in prior.constrained(u).items():
+        np.testing.assert_allclose(values, drawn[name], atol=1e-9)
+    matrix = np.stack([np.eye(3)] * 200)
+    for (i, j), values in zip(Lkj(BLOCK[:3], 2.0).pairs, drawn.values(), strict=True):
+        matrix[:, i, j] = matrix[:, j, i] = values
+    assert np.linalg.eigvalsh(matrix).min() > 0
+    # density of the matrix times the volume of the map from coordinates: det(R)^(c - 1) |dR/du|, up to a constant
+    jacobian = jax.vmap(jax.jacobian(lambda x: jnp.stack(list(prior.constrained(x).values()))))(u)
+    volume = np.linalg.slogdet(jacobian)[1]
+    constant = np.asarray(prior.log_density(u)) - np.linalg.slogdet(matrix)[1] - volume
+    np.testing.assert_allclose(constant, constant[0], atol=1e-8)
+    np.testing.assert_allclose(np.asarray(u).std(0), prior.scale(), rtol=0.15)
+
+
+def test_two_by_two_is_a_beta():
+    prior = JointPrior((Lkj(BLOCK[:2], 3.0),))
+    grid = jnp.linspace(-6, 6, 4001)
+    density = np.exp(np.asarray(prior.log_density(grid[:, None])))
+    assert abs(np.trapezoid(density, grid) - 1) < 1e-6

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pkpd import tables
+from pkpd import cohort, random, tables
 from pkpd.errors import InputError
 from pkpd.parameters import (
     CovariateRatios,
@@ -213,3 +213,22 @@ def test_any_value_is_taken_or_refused_in_words(name, value):
         assert str(error).startswith(f"case.toml: {name} = ") and len(str(error).splitlines()) == 1
     else:
         assert field.lower <= number <= field.upper and not isinstance(value, (bool, str))
+
+
+def test_correlations_by_name_correlate_the_patients():
+    """One matrix for all patients, and one for each; the random effects of a million draws have them."""
+    population = load_library().population()
+    name = "correlation[clearance_l_per_h,receptor_ec50_nM]"
+    keys = random.patient_keys(random.root(1), *(np.zeros(20_000, np.int32),) * 2, np.arange(20_000, dtype=np.int32))
+    below = np.float32(30)
+
+    def found(value):
+        p = cohort.draw(with_values(population, {name: value}), keys, below).parameters
+        size = np.log(np.asarray(p.clearance_l_per_h)) - 0.75 * np.log(np.asarray(weights))
+        return np.corrcoef(size, np.log(np.asarray(p.receptor_ec50_nM)))[0, 1]
+
+    weights = cohort.draw(population, keys, below).weight_kg
+    assert abs(found(0.7) - 0.7) < 0.02 and abs(found(0.0)) < 0.02
+    assert abs(found(np.full(20_000, -0.5)) + 0.5) < 0.02
+    with pytest.raises(InputError, match="legal: correlation"):
+        with_values(population, {"correlation[clearance_l_per_h,lag_time_h]": 0.5})
