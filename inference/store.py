@@ -236,7 +236,7 @@ def unit(name: str) -> str:
     from pkpd.tables import field_of
 
     try:
-        return field_of(name).unit
+        return field_of(name.rpartition(".")[2]).unit  # another drug's parameter carries its name in front
     except InputError:
         return "-"
 
