@@ -23,6 +23,7 @@ from pkpd.errors import InputError, nearest
 
 VARIANCE_RANK = 128  # directions of each surface variance that are kept; of the rest, its diagonal
 SUPPORT_WIDTH = 0.5  # design sds over which the guard at the edge of the surface sets in
+Likelihood = Callable[[Array, Counts, Association], Array]  # log probability [A] of counts at logits [A, 6]
 
 
 class VarianceRoots(NamedTuple):
@@ -89,8 +90,8 @@ def variances(roots: VarianceRoots, x: Array) -> Array:
     return (along**2).sum(axis=1).astype(x.dtype) + roots.rest @ x**2
 
 
-def arm_model(prior: JointPrior) -> Callable[[ArmProblem], None]:
-    """NumPyro model of one ArmProblem.
+def arm_model(prior: JointPrior, likelihood: Likelihood = log_likelihood) -> Callable[[ArmProblem], None]:
+    """NumPyro model of one ArmProblem; another ``likelihood`` than the joint law is for comparisons.
 
     theta ~ prior; e ~ N(0, I); logits = X b + sqrt(v(theta)) * (chol(R) e): integrated over e, the counts have
     sampling plus surface covariance, its determinant included. Beyond the largest radius of the design the surface is
@@ -104,7 +105,7 @@ def arm_model(prior: JointPrior) -> Callable[[ArmProblem], None]:
         x = features(u, problem.directions)
         logits = problem.coefficients @ x + jnp.sqrt(variances(problem.roots, x)) * (problem.root @ e)
         by_arm = numpyro.deterministic("logits", logits.reshape(-1, 6))
-        numpyro.factor("counts", log_likelihood(by_arm[problem.rows], problem.data, problem.link).sum())
+        numpyro.factor("counts", likelihood(by_arm[problem.rows], problem.data, problem.link).sum())
         excess = jnp.maximum(jnp.sqrt((u**2).sum() + 1e-12) - problem.radius, 0.0)
         numpyro.factor("support", -0.5 * (excess / SUPPORT_WIDTH) ** 2)
 
@@ -139,9 +140,9 @@ def covariance_guess(prior: JointPrior, surface: Surface, problem: ArmProblem) -
 
 
 @lru_cache(maxsize=8)
-def _sampler(prior: JointPrior, warmup: int, draws: int, target_accept: float) -> Nuts:
+def _sampler(prior: JointPrior, warmup: int, draws: int, target_accept: float, likelihood: Likelihood) -> Nuts:
     """Kept, so that rounds and replications whose arrays have the same shapes compile once."""
-    return nuts_sampler(arm_model(prior), warmup=warmup, draws=draws, target_accept=target_accept)
+    return nuts_sampler(arm_model(prior, likelihood), warmup=warmup, draws=draws, target_accept=target_accept)
 
 
 def compile_arms(
@@ -172,7 +173,7 @@ def compile_arms(
         association(np.broadcast_to(np.eye(5), (len(data.arms), 5, 5))),
     )
     initial = {"prior_z": shape((chains, d)), "surface_z": shape((chains, J))}
-    _sampler(prior, warmup, draws, target_accept).compile(initial, (problem,))
+    _sampler(prior, warmup, draws, target_accept, log_likelihood).compile(initial, (problem,))
 
 
 def fit_arms(
@@ -187,6 +188,7 @@ def fit_arms(
     draws: int = 1000,
     target_accept: float = 0.9,
     progress: Callable[[int, int], None] | None = None,
+    likelihood: Likelihood = log_likelihood,
 ) -> NutsResult:
     """NUTS on the arm-level posterior. Samples hold every parameter [chains, draws] and ``logits`` [.., A, 6].
 
@@ -198,5 +200,5 @@ def fit_arms(
     middle = (jnp.asarray(surface.centre) + start) / 2
     z = (middle - jnp.asarray(prior.location())) / jnp.asarray(prior.scale())
     initial = {"prior_z": z, "surface_z": jnp.zeros((chains, problem.root.shape[0]))}
-    run = _sampler(prior, warmup, draws, target_accept).run
+    run = _sampler(prior, warmup, draws, target_accept, likelihood).run
     return run(key, initial, (problem,), covariance_guess(prior, surface, problem), progress)
