@@ -71,9 +71,11 @@ ALL = RIGHT | WRONG
 
 def settings(seed: int) -> dict[str, Any]:
     """What a work folder was begun with, and must be gone on with."""
-    from inference.manifest import code_hash
+    from inference.manifest import code_hash, hash_of
 
-    return {"seed": seed, "rounds": ROUNDS, "sampler": SAMPLER, "code": code_hash()}
+    cases = Path(__file__).with_name("calibration_cases.py")
+    code = {"code": code_hash(), "cases": hash_of([cases], cases.parent)}
+    return {"seed": seed, "rounds": ROUNDS, "sampler": SAMPLER, **code}
 
 
 def open_work(folder: Path, wanted: dict[str, Any]) -> None:

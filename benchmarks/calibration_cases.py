@@ -42,7 +42,7 @@ TRUTH_PATIENTS = 65_536  # an arm: Monte Carlo sd of a rate at most 0.002, a twe
 NO_COVARIANCE = 1e-8  # of the surface's; a variance of exactly 0 has no derivative of its root
 INTEGRATION_KEY = 0  # the normals over which the surface's error is integrated: the same for truth and draws
 DISTANCE = "distance of response, active arms"
-UNSHRUNK = Round(vectors=1024, patients=32)
+UNSHRUNK = Round(vectors=1024, patients=80)
 RESCUE = "rescue_"  # how the names of what only rescue depends on begin
 
 

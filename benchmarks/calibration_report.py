@@ -73,6 +73,11 @@ def wrong_reasons(found: Mapping[str, Any], quantity: str) -> list[str]:
     return [] if p < WRONG_LIMIT else [f"{quantity}: p {p:.2g}, not below {WRONG_LIMIT}"]
 
 
+def shown(p: float) -> str:
+    """A p-value as text; 1 less a probability has no digits below 1e-12."""
+    return "below 1e-12" if p < 1e-12 else f"{p:.2g}"
+
+
 def lines(name: str, found: Mapping[str, Any], quantity: str, reasons: Sequence[str]) -> list[str]:
     """What is printed of one way to fit."""
     text = [f"{name}: {found['fits']} fits, {len(found['without_ranks'])} failed or refused"]
@@ -81,9 +86,9 @@ def lines(name: str, found: Mapping[str, Any], quantity: str, reasons: Sequence[
         text[0] += f"; {seconds['median']:.1f} s each (longest {seconds['largest']:.1f} s)"
         text[0] += f", of processor time {processor['median']:.1f} s (largest {processor['largest']:.1f} s)"
         by_p = sorted(found["p"], key=found["p"].get)
-        text += [f"  {q}: p {found['p'][q]:.2g}, Holm {found['holm'][q]:.2g}" for q in by_p[:3] if q != quantity]
+        text += [f"  {q}: p {shown(found['p'][q])}, Holm {shown(found['holm'][q])}" for q in by_p[:3] if q != quantity]
         if quantity:
-            text.append(f"  stated beforehand, {quantity}: p {found['p'].get(quantity, np.nan):.2g}")
+            text.append(f"  stated beforehand, {quantity}: p {shown(found['p'].get(quantity, np.nan))}")
     text += [f"  data set {o['data_set']} {o['status']}: {o['message']}" for o in found["without_ranks"]]
     return [*text, "  as it should be" if not reasons else f"  NOT as it should be: {'; '.join(reasons)}"]
 
@@ -115,7 +120,9 @@ def picture(path: Path, found: Mapping[str, Mapping[str, Any]], stated: Mapping[
         title = quantity.removeprefix("log ") if quantity.endswith("_iiv_log_sd") else quantity
         axis.set_title(title if name == "right" else f"{name}:\n{quantity}", fontsize=6.5)
         axis.tick_params(labelsize=6)
-        axis.text(0.97, 0.04, f"p {found[name]['p'][quantity]:.2g}", transform=axis.transAxes, ha="right", fontsize=6.5)
+        axis.text(
+            0.97, 0.04, f"p {shown(found[name]['p'][quantity])}", transform=axis.transAxes, ha="right", fontsize=6.5
+        )
     fig.supxlabel("rank of the truth / 100", fontsize=8)
     fig.supylabel("ECDF less uniform", fontsize=8)
     n = len(next(iter(found["right"]["ranks"].values())))
