@@ -44,10 +44,10 @@ class Fitted(NamedTuple):
 RIGHT = {
     "right": Fitted(0, "", "the fit"),
     "large surface covariance": Fitted(
-        60, "", "NUTS on a surface of few patients, whose covariance is as large as that of the trial's counts"
+        60, "", "the right fit's last surface with noise added that is as large as the sampling noise, and counted"
     ),
 }
-# Every quantity stated before the data sets of a calibration are drawn: chosen on 16 others (--seed 999).
+# Every quantity stated before the data sets of a calibration are drawn: chosen on ten others (--seed 999).
 WRONG = {
     "independent rows": Fitted(
         0,
@@ -56,7 +56,7 @@ WRONG = {
         " which all of them speak, come out too sure",
     ),
     "surface covariance left out": Fitted(
-        60, "log likelihood", "draws follow the errors of that surface, under which the truth looks unlikely"
+        60, "log likelihood", "the same noise not counted: draws follow it, and under it the truth looks unlikely"
     ),
     "prior counted twice": Fitted(60, "log prior density", "draws crowd where the prior density is high"),
     "rescue ignored": Fitted(

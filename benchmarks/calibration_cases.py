@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
 from inference import calibration, correction, diagnostics, predictive, rounds
 from inference.arm_model import fit_arms
@@ -27,13 +28,12 @@ from inference.arms import (
     log_probabilities,
     probabilities,
 )
-from inference.config import MAX_ROUNDS, Round
-from inference.moments import PRIOR, ROUNDS, moments, stream
+from inference.moments import PRIOR
 from inference.population import Plan, spread
 from inference.priors import JointPrior, Lognormal
 from inference.progress import silent
-from inference.surface import Surface, SurfaceError, evaluate, fit_surface, widened
-from pkpd import endpoints
+from inference.surface import Surface, SurfaceError, evaluate
+from pkpd import endpoints, random
 from pkpd.errors import InputError
 from pkpd.parameters import with_values
 
@@ -42,7 +42,6 @@ TRUTH_PATIENTS = 65_536  # an arm: Monte Carlo sd of a rate at most 0.002, a twe
 NO_COVARIANCE = 1e-8  # of the surface's; a variance of exactly 0 has no derivative of its root
 INTEGRATION_KEY = 0  # the normals over which the surface's error is integrated: the same for truth and draws
 DISTANCE = "distance of response, active arms"
-UNSHRUNK = Round(vectors=1024, patients=80)
 RESCUE = "rescue_"  # how the names of what only rescue depends on begin
 
 
@@ -114,17 +113,20 @@ def refit(
     return Posterior(p, surface or right.surface, coordinates, logits, samples, result.sample_stats)
 
 
-def unshrunk(right: Posterior) -> Surface:
-    """A surface of few simulated patients near the right posterior, without the penalty that adapts itself.
+def noisy(right: Posterior) -> Surface:
+    """The last surface of the right fit with noise added that is as large as the trial's sampling noise, and counted.
 
-    All its terms are estimated, so that its covariance is as large as the sampling covariance of the trial's counts,
-    and noise of simulation, not lack of fit, is what it is made of.
+    One normal number a logit, of the variance that the trial's counts leave it (at most 1) and the correlation of the
+    surface's own errors, is added to its intercept; the covariance says so. So the surface is wrong by what it says.
     """
-    p, key = right.plan, jax.random.fold_in(jax.random.key(right.plan.config.seed), 4000)
-    theta = widened(key, flat(right.coordinates), UNSHRUNK.vectors, p.config.widening)
-    values = {n: np.asarray(v) for n, v in p.prior.constrained(theta).items()}
-    seen = moments(p, values, UNSHRUNK.patients, stream(ROUNDS), MAX_ROUNDS, silent, "")
-    return fit_surface(theta, *seen, UNSHRUNK.patients, near=p.data, adapt_penalty=False)
+    surface, p = right.surface, right.plan
+    sd = np.minimum(1.0, information(flat(right.logits), p.data.n).mean(axis=0) ** -0.5)
+    key = jax.random.fold_in(jax.random.key(p.config.seed), 4000)
+    error = sd * (np.linalg.cholesky(surface.correlation) @ random.generator(key).standard_normal(len(sd)))
+    return surface._replace(
+        coefficients=surface.coefficients.at[:, 0].add(error),
+        covariance=surface.covariance.at[:, 0, 0].add(sd**2),
+    )
 
 
 def independent_rows(logits: jax.Array, data: Counts, link: Association) -> jax.Array:
@@ -218,23 +220,24 @@ def hopeless(post: Posterior) -> tuple[dict[str, float], str]:
     return measured, "; ".join(r for r in reasons if "not measured" not in r) if verdict == "failed" else ""
 
 
-def covariance_share(post: Posterior) -> float:
-    """Variance of the surface over that which the trial's counts would leave a logit alone, mean over draws and logits.
-
-    Of the six logits of an arm, that of week 8 given response splits into two; each counts with its own trials.
-    """
-    logits, variances = evaluate(post.surface, spread(flat(post.coordinates), DRAWS))
-    rate = 1 / (1 + np.exp(-logits))
-    rates = np.asarray(probabilities(jnp.asarray(logits.reshape(DRAWS, -1, 6))))
+def information(logits: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Of each logit by itself, at logits [S, A, 6] in arms of ``n`` [A] patients: expected trials p (1 - p), [S, J]."""
+    rates = np.asarray(probabilities(jnp.asarray(logits)))
     one, p_any, p75 = np.ones(rates.shape[:2]), rates[..., ANY], rates[..., SEVENTY_FIVE]
-    share = np.stack([one, p_any, p75, p_any - p75, one, one], axis=-1) * post.plan.data.n[:, None]
-    return float((variances * share.reshape(logits.shape) * rate * (1 - rate)).mean())
+    trials = n[:, None] * np.stack([one, p_any, p75, p_any - p75, one, one], axis=-1)
+    return (trials * expit(logits) * expit(-logits)).reshape(len(logits), -1)
+
+
+def covariance_share(post: Posterior) -> float:
+    """Variance of the surface over that which the trial's counts leave a logit by itself, mean over all and draws."""
+    logits, variances = evaluate(post.surface, spread(flat(post.coordinates), DRAWS))
+    return float((variances * information(logits.reshape(DRAWS, -1, 6), post.plan.data.n)).mean())
 
 
 def outcome(name: str, case: Case, fitted: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Fit a data set the way ``name`` says and rank its truth.
 
-    ``fitted`` keeps the right fit and the unshrunk surface of this data set for the other ways.
+    ``fitted`` keeps the right fit and the noisy surface of this data set for the other ways.
     """
 
     def right() -> Posterior:
@@ -244,7 +247,7 @@ def outcome(name: str, case: Case, fitted: dict[str, Any], folder: Path) -> dict
 
     def wide() -> Surface:
         if "surface" not in fitted:
-            fitted["surface"] = unshrunk(right())
+            fitted["surface"] = noisy(right())
         return fitted["surface"]
 
     if name == "right":

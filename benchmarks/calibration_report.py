@@ -87,6 +87,12 @@ def lines(name: str, found: Mapping[str, Any], quantity: str, reasons: Sequence[
         text[0] += f", of processor time {processor['median']:.1f} s (largest {processor['largest']:.1f} s)"
         by_p = sorted(found["p"], key=found["p"].get)
         text += [f"  {q}: p {shown(found['p'][q])}, Holm {shown(found['holm'][q])}" for q in by_p[:3] if q != quantity]
+        if "surface_error_rms" in found:
+            rms, chi = found["surface_error_rms"], found["surface_chi_square"]
+            text.append(
+                f"  error of the surface {rms['median']:.2f} (largest {rms['largest']:.2f}) sampling sds;"
+                f" its square over what the surface says {chi['median']:.1f} (largest {chi['largest']:.1f})"
+            )
         if quantity:
             text.append(f"  stated beforehand, {quantity}: p {shown(found['p'].get(quantity, np.nan))}")
     text += [f"  data set {o['data_set']} {o['status']}: {o['message']}" for o in found["without_ranks"]]
