@@ -133,11 +133,12 @@ def run(folder: Path, seed: int, data_sets: int, names: list[str]) -> None:
     for number, missing in todo:
         if not missing:
             continue
-        case = cases.draw(plan, seed, number)
-        fitted: dict[str, Any] = {}
+        drawn: dict[str, Any] = attempt(lambda: {"case": cases.draw(plan, seed, number)})  # noqa: B023
+        case, fitted = drawn.pop("case", None), {}
+        counts = None if case is None else case.plan.data.counts.tolist()
         for name in missing:
-            outcome = attempt(lambda: cases.outcome(name, case, fitted, folder))  # noqa: B023
-            about = {"data_set": number, "fit": name, "counts": case.plan.data.counts.tolist()}
+            outcome = drawn if case is None else attempt(lambda: cases.outcome(name, case, fitted, folder))  # noqa: B023
+            about = {"data_set": number, "fit": name, "counts": counts}
             write_bytes(file_of(folder, number, name), json.dumps(about | outcome).encode())
             done += 1
             to_go = (time.perf_counter() - start) / done * (left - done)
