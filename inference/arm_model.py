@@ -27,6 +27,7 @@ from pkpd.errors import InputError, nearest
 
 VARIANCE_RANK = 128  # directions of each surface variance that are kept; of the rest, its diagonal
 SUPPORT_WIDTH = 0.5  # design sds over which the guard at the edge of the surface sets in
+Likelihood = Callable[[Array, Counts, Association], Array]  # log probability [A] of counts at logits [A, 6]
 
 
 class VarianceRoots(NamedTuple):
@@ -103,8 +104,8 @@ def variances(roots: VarianceRoots, x: Array) -> Array:
     return (along**2).sum(axis=1).astype(x.dtype) + roots.rest @ x**2
 
 
-def arm_model(prior: JointPrior) -> Callable[[ArmProblem], None]:
-    """NumPyro model of one ArmProblem.
+def arm_model(prior: JointPrior, likelihood: Likelihood = log_likelihood) -> Callable[[ArmProblem], None]:
+    """NumPyro model of one ArmProblem; another ``likelihood`` than the joint law is for comparisons.
 
     theta ~ prior; e ~ N(0, I); logits = X b + sqrt(v(theta)) * (chol(R) e): integrated over e, the counts have
     sampling plus surface covariance, its determinant included. Beyond the largest radius of the design the surface is
@@ -119,7 +120,7 @@ def arm_model(prior: JointPrior) -> Callable[[ArmProblem], None]:
         logits = problem.coefficients @ x + jnp.sqrt(variances(problem.roots, x)) * (problem.root @ e)
         of_arms, of_studies = split(logits, problem.further)
         by_arm = numpyro.deterministic("logits", of_arms)
-        numpyro.factor("counts", log_likelihood(by_arm[problem.rows], problem.data, problem.link).sum())
+        numpyro.factor("counts", likelihood(by_arm[problem.rows], problem.data, problem.link).sum())
         if of_studies.size:
             numpyro.factor("studies", further.log_likelihood(of_studies, problem.further))
         excess = jnp.maximum(jnp.sqrt((u**2).sum() + 1e-12) - problem.radius, 0.0)
@@ -165,9 +166,9 @@ def covariance_guess(prior: JointPrior, surface: Surface, problem: ArmProblem) -
 
 
 @lru_cache(maxsize=8)
-def _sampler(prior: JointPrior, warmup: int, draws: int, target_accept: float) -> Nuts:
+def _sampler(prior: JointPrior, warmup: int, draws: int, target_accept: float, likelihood: Likelihood) -> Nuts:
     """Kept, so that rounds and replications whose arrays have the same shapes compile once."""
-    return nuts_sampler(arm_model(prior), warmup=warmup, draws=draws, target_accept=target_accept)
+    return nuts_sampler(arm_model(prior, likelihood), warmup=warmup, draws=draws, target_accept=target_accept)
 
 
 def compile_arms(
@@ -201,7 +202,7 @@ def compile_arms(
         further.further(studies, np.eye(E), np.ones(E)),
     )
     initial = {"prior_z": shape((chains, d)), "surface_z": shape((chains, J))}
-    _sampler(prior, warmup, draws, target_accept).compile(initial, (problem,))
+    _sampler(prior, warmup, draws, target_accept, log_likelihood).compile(initial, (problem,))
 
 
 def fit_arms(
@@ -218,6 +219,7 @@ def fit_arms(
     studies: Sequence[Study] = (),
     progress: Callable[[int, int], None] | None = None,
     keep: Checkpoint = NOTHING_KEPT,
+    likelihood: Likelihood = log_likelihood,
 ) -> NutsResult:
     """NUTS on the arm-level posterior. Samples hold every parameter [chains, draws] and ``logits`` [.., A, 6].
 
@@ -229,5 +231,5 @@ def fit_arms(
     middle = (jnp.asarray(surface.centre) + start) / 2
     z = (middle - jnp.asarray(prior.location())) / jnp.asarray(prior.scale())
     initial = {"prior_z": z, "surface_z": jnp.zeros((chains, problem.root.shape[0]))}
-    run = _sampler(prior, warmup, draws, target_accept).run
+    run = _sampler(prior, warmup, draws, target_accept, likelihood).run
     return run(key, initial, (problem,), covariance_guess(prior, surface, problem), progress, keep)
