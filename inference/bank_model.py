@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 LEAST_EFFECTIVE = 200.0  # patients: a vector with fewer is refused
-REFUSAL_WIDTH = 0.1  # of the log of the effective number, over which the refusal sets in: smooth, for NUTS
+REFUSAL_POWER, REFUSAL_WIDTH = 12.0, 0.1  # of the effective number; of its log, over which the refusal sets in
 ROUGH_BANKS = 2  # before the last; with one, the mean of 1 / effective number was 1.3 and 1.5 times as large
 ROUGH_DRAWS = 1000  # of such a bank's posterior, from which pilots are taken
 WIDENING = 1.5  # of that posterior
@@ -74,9 +74,12 @@ def bank_model(prior: JointPrior, which: Reweighted) -> Callable[[Problem], None
 
 
 def refusal(effective: Array) -> Array:
-    """Log of the guard that keeps draws where at least LEAST_EFFECTIVE patients are effective."""
+    """Log of the guard that keeps draws where at least LEAST_EFFECTIVE patients are effective.
+
+    Below, effective^REFUSAL_POWER, smooth at the edge; a steeper wall makes trajectories that look over it diverge.
+    """
     short = jnp.maximum(math.log(LEAST_EFFECTIVE) - jnp.log(effective), 0.0)
-    return -0.5 * (short / REFUSAL_WIDTH) ** 2
+    return -REFUSAL_POWER * short**2 / (short + REFUSAL_WIDTH)
 
 
 @lru_cache(maxsize=8)

@@ -181,10 +181,10 @@ def test_the_posterior_is_that_of_quadrature():
     data = ArmData(ARMS, N, np.stack([week_8, any_, s75, rng.binomial(N, rate[:, 4]), rescue], axis=1))
     arms = [SimpleNamespace(name=name, population=load_library().population()) for name in ARMS]
     p = SimpleNamespace(prior=PRIOR, arms=arms, fitted=data)
-    b = toy_bank(20_000, 4, pilots(2, 200, 0.4))
-    found = bank_model.posterior(p, b, jax.random.key(0), warmup=150, draws=300)
-    assert found.samples[EC50].shape == (4, 300) and found.courses == 40_000
-    assert not found.sample_stats["diverging"].any() and found.refused_share == found.edge_share == 0
+    b = toy_bank(12_000, 4, pilots(2, 200, 0.4))
+    found = bank_model.posterior(p, b, jax.random.key(0), warmup=200, draws=200)
+    assert found.samples[EC50].shape == (4, 200) and found.courses == 24_000
+    assert found.sample_stats["diverging"].mean() <= 0.01 and found.refused_share == found.edge_share == 0
 
     counts, link = arrays(data, 121), association(np.asarray(b.rho))
     grid = np.stack(np.meshgrid(np.linspace(-1.2, 1.2, 61), np.log(0.5) + np.linspace(-1.6, 1.6, 61)), -1).reshape(
@@ -196,7 +196,7 @@ def test_the_posterior_is_that_of_quadrature():
     mean = weights @ grid
     sd = np.sqrt(weights @ (grid - mean) ** 2)
     assert (sd < 0.7 * PRIOR.scale()).any()  # the counts tell something
-    # a bank of some 12,000 effective patients moves a mean by sqrt(120 / 12,000) sd
+    # a bank of some 7,000 effective patients moves a mean by sqrt(120 / 7,000) = 0.13 sd
     np.testing.assert_array_less(np.abs(found.coordinates.mean(0) - mean), 0.3 * sd)
     np.testing.assert_allclose(found.coordinates.std(0), sd, rtol=0.15)
 
@@ -205,7 +205,7 @@ def test_few_effective_patients_are_refused():
     b = toy_bank(2048, 5, pilots(3, spread=0.05))
     near, far = seen(b, TRUTH).effective, seen(b, TRUTH + np.array([2.5, 0])).effective
     assert near > 1500 and far < 50
-    assert bank_model.refusal(near) == 0 and bank_model.refusal(far) < -50
+    assert bank_model.refusal(near) == 0 and bank_model.refusal(far) < -12
     edge = jnp.asarray(bank_model.LEAST_EFFECTIVE)
     assert bank_model.refusal(edge) == 0 == jax.grad(bank_model.refusal)(edge)
 
