@@ -13,7 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inference import checkpoint, correction, diagnostics, imputation, manifest, predictive, rounds, store, studies
+from inference import (
+    checkpoint,
+    correction,
+    diagnostics,
+    evidence,
+    imputation,
+    manifest,
+    predictive,
+    rounds,
+    store,
+    studies,
+)
 from inference.arm_model import compile_arms
 from inference.arms import ArmData
 from inference.checkpoint import Checkpoint
@@ -145,6 +156,8 @@ def posterior(p: Plan, key: jax.Array, keep: Checkpoint, progress: Progress, sec
         most, shift = weighted.largest_shift
         measured |= {"khat": weighted.khat, "correction_ess": weighted.ess}
         measured |= {"correction_shift_in_sd": shift, "correction_shifts_most": most}
+        with timed(seconds, "evidence"):
+            measured |= evidence.figures(p, fits, weighted, jax.random.fold_in(key, 8))
     figures = diagnostics.figures(fits, **measured)
     rows = [row for f in fits for row in f.rounds]
     if weighted is not None and weighted.usable and not weighted.confirms:
