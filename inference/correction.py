@@ -83,7 +83,8 @@ def reweighted(answer: Answer, weighted: Correction, key: Array) -> Answer:
     shape = answer.sample_stats["diverging"].shape
     chain, draw = np.unravel_index(resampled(weighted, int(np.prod(shape)), key).reshape(shape), shape)
     samples, stats = ({n: v[chain, draw] for n, v in part.items()} for part in (answer.samples, answer.sample_stats))
-    return Answer(samples, stats, answer.logits[chain, draw])
+    by_arm = None if answer.log_likelihood is None else answer.log_likelihood[chain, draw]
+    return Answer(samples, stats, answer.logits[chain, draw], by_arm)
 
 
 class Simulated(NamedTuple):

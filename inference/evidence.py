@@ -43,7 +43,6 @@ Floats = NDArray[np.float64]
 
 DRAWS = 20_000
 FREEDOM = 12.0  # degrees of the proposal: heavier tails than a posterior, not so heavy that most draws miss in 26 dims
-SPREAD = 1.0  # of the proposal, in posterior sds
 INNER = 8  # vectors of the surface's error for each draw, half of them the others' opposites
 BLOCK = 2000  # draws evaluated at once
 LOWEST = 700.0  # a weight below the largest by more, in logs, is none
@@ -119,7 +118,7 @@ def integral(log_f: Callable[[Floats], Floats], coordinates: Floats, key: Array,
     """
     rng, d = random.generator(key), coordinates.shape[1]
     centre = coordinates.mean(axis=0)
-    root = SPREAD * np.linalg.cholesky(np.atleast_2d(np.cov(coordinates.T)) * (FREEDOM - 2) / FREEDOM)
+    root = np.linalg.cholesky(np.atleast_2d(np.cov(coordinates.T)) * (FREEDOM - 2) / FREEDOM)
     z = rng.standard_normal((draws, d))
     scale = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, draws))
     z = z * scale[:, None]

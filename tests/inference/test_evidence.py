@@ -57,14 +57,15 @@ def surface_of(slope, intercepts):
     """A surface over one coordinate, exact, of one arm: logits [6] = intercepts + slope times the coordinate."""
     coefficients = np.zeros((6, 3))
     coefficients[:, 0], coefficients[:, 1] = intercepts, slope
+    first = (np.zeros(1), np.eye(1), 1e3, np.zeros((0, 1)), coefficients, np.zeros((6, 3, 3)), np.eye(6))
     return Surface(
-        *map(jnp.asarray, (np.zeros(1), np.eye(1), 1e3, np.zeros((0, 1)), coefficients, np.zeros((6, 3, 3)), np.eye(6))),
+        *map(jnp.asarray, first),
         jnp.eye(5)[None],
         jnp.zeros((0, 0)),
         jnp.zeros(0),
         jnp.ones(6),
         jnp.full(6, 2.0),
-    )  # fmt: skip
+    )
 
 
 DATA = ArmData(("one",), np.array([40]), np.array([[12, 24, 9, 26, 7]]))
