@@ -102,8 +102,6 @@ class Model(NamedTuple):
 
 def read(folders: Sequence[Path]) -> list[Run]:
     """The runs of some folders; InputError if one is none, holds a prior only, or is named twice."""
-    from inference.config import load
-
     if len(folders) < 2:
         raise InputError(f"{len(folders)} run to compare; legal: two or more")
     whole = [f.resolve() for f in folders]
@@ -112,7 +110,14 @@ def read(folders: Sequence[Path]) -> list[Run]:
             raise InputError(f"{folder}: is named twice; legal: each run once")
     short = [f.name for f in whole]
     names = [n if short.count(n) == 1 else str(f) for n, f in zip(short, folders, strict=True)]
-    return [Run(n, f, store.load_fitted(f), load(f / store.CONFIG)) for n, f in zip(names, folders, strict=True)]
+    return [load_run(f)._replace(name=n) for n, f in zip(names, folders, strict=True)]
+
+
+def load_run(folder: Path) -> Run:
+    """One run, named after its folder; InputError if it is none or holds a prior only."""
+    from inference.config import load
+
+    return Run(folder.resolve().name, folder, store.load_fitted(folder), load(folder / store.CONFIG))
 
 
 def models(runs: Sequence[Run]) -> list[Model]:

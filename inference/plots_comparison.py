@@ -46,18 +46,17 @@ def _differences(ax: Axes, models: Sequence[Model]) -> None:
         (comparison.log_bayes_factor, comparison.elpd_difference),
         strict=False,
     ):
-        shown = []
-        for y, m in _rows(models):
+        shown: list[tuple[float, float, float]] = []
+        for place, m in _rows(models):
             value = m.evidence[0] if score == "evidence" else m.elpd
             if top is not None and math.isfinite(value):
                 d: Difference = difference(m, top)
                 error = 2 * math.hypot(0.0 if math.isnan(d.se) else d.se, d.mc_se if score == "elpd" else 0.0)
-                shown.append((d.value, y + shift, error))
+                shown.append((d.value, place + shift, error))
         if shown:
-            x, y, e = zip(*shown, strict=True)
-            ax.errorbar(
-                x, y, xerr=e, fmt="o", color=colour, ms=5, lw=1.6, label=f"log {score}" if score != "elpd" else score
-            )
+            x, y, e = np.array(shown).T
+            name = "log evidence" if score == "evidence" else "elpd"
+            ax.errorbar(x, y, xerr=e, fmt="o", color=colour, ms=5, lw=1.6, label=name)
     ax.axvline(0, **plots.MARKED)
     ax.set_title("Difference to the best (± 2 errors)")
     ax.set_xlabel("natural log units")

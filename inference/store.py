@@ -288,8 +288,8 @@ def tree(result: FitResult) -> xr.DataTree:
     if result.further:
         groups["further_studies"] = _dataset(_columns(result.further, "number"))
     if result.log_likelihood is not None:
-        by_arm = {"count": ((*by_draw, "arm"), np.asarray(result.log_likelihood), {})}
-        groups["log_likelihood"] = _dataset(by_arm, arm)
+        own = np.asarray(result.log_likelihood)
+        groups["log_likelihood"] = _dataset({"count": ((*by_draw, "arm"), own, {})}, arm)
     if result.logits is not None:
         groups["surface"] = _dataset({"logits": ((*by_draw, "arm", "logit"), np.asarray(result.logits), {})}, arm)
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs={"title": "arm-level fit"}), **groups})

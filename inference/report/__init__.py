@@ -109,6 +109,7 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
         posterior = {
             "pairs": numbers.strongest_pairs(list(result.posterior), matrix),
             "directions": numbers.directions(result),
+            "noise_ridge": numbers.noise_ridge(result),
             "criteria": numbers.criteria(result),
         }
     scenario = None if missing else plan.scenario

@@ -311,3 +311,22 @@ def test_the_picture_of_the_readme(fitted, tmp_path):
     height, width, _ = imread(tmp_path / "fit.png").shape
     assert width > 1.3 * height > 1000
     assert (tmp_path / "fit.png").stat().st_size < 400_000
+
+
+def test_the_ridge_between_noise_and_drug_effect(fitted):
+    found = numbers.noise_ridge(fitted)
+    names = list(fitted.posterior)
+    matrix = numbers.correlation(fitted)
+    first = found["pairs"][0]
+    assert first["correlation"] == pytest.approx(matrix[names.index(first["noise"]), names.index(first["drug"])])
+    assert len(found["pairs"]) == 9 and 1 >= found["canonical"] >= abs(first["correlation"])
+    without = {n: v for n, v in fitted.posterior.items() if n not in numbers.NOISE}
+    assert numbers.noise_ridge(fitted._replace(posterior=without)) is None
+
+
+def test_the_canonical_correlation_of_a_sum():
+    rng = np.random.default_rng(0)
+    x, e = rng.standard_normal((5000, 2)), rng.standard_normal((5000, 3))
+    assert numbers.canonical(x, e) < 0.1
+    e[:, 1] = x @ [0.6, 0.8] + 0.5 * e[:, 1]
+    assert numbers.canonical(x, e) == pytest.approx(1 / np.sqrt(1.25), abs=0.02)
