@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
@@ -114,6 +115,9 @@ def ridge(result: FitResult) -> Figure:
                 ax.plot(*np.exp(pair[:, some]), ".", color=TYPICAL_COLOUR, ms=2, alpha=0.35, zorder=1)
                 ax.set_xscale("log")
                 ax.set_yscale("log")
+                for axis, name in ((ax.xaxis, b), (ax.yaxis, a)):
+                    low, high = np.quantile(result.prior[name], [0.002, 0.998])
+                    _ticks(axis, low, high, True)
                 ax.annotate(f"r = {np.corrcoef(pair)[0, 1]:.2f}", (0.97, 0.95), xycoords="axes fraction", ha="right",
                             va="top", fontsize=8.5)  # fmt: skip
                 if i == len(noise) - 1:
@@ -174,19 +178,21 @@ def rounds(result: FitResult) -> Figure:
 def _value_axis(ax: Axes, limits: np.ndarray, log: bool) -> None:
     """Values in their own unit, on a log axis where they are compared on the log scale; three or so ticks."""
     low, high = limits
-    at = np.array([0.14, 0.5, 0.86])
     if log:
         ax.set_xscale("log")
-        at = low * (high / low) ** at
-    else:
-        at = low + (high - low) * at
-    digits = ".1g" if high > 4 * low > 0 else ".2g"
-    ticks = sorted({float(format(t, digits)) for t in at})
     ax.set_xlim(low, high)
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    _ticks(ax.xaxis, low, high, log)
     ax.set_ylim(0)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.grid(visible=False)
+
+
+def _ticks(axis: Axis, low: float, high: float, log: bool) -> None:
+    """Three or so ticks with few digits between two values."""
+    at = np.array([0.14, 0.5, 0.86])
+    at = low * (high / low) ** at if log else low + (high - low) * at
+    digits = ".1g" if high > 4 * low > 0 else ".2g"
+    axis.set_major_locator(FixedLocator(sorted({float(format(t, digits)) for t in at})))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -126,7 +126,7 @@ def noise_ridge(result: FitResult) -> dict[str, Any] | None:
     if not noise or not drug:
         return None
     after = log_draws(result)[0]
-    matrix = np.corrcoef(after.T)
+    matrix = np.atleast_2d(np.corrcoef(after.T))
     at = {n: i for i, n in enumerate(names)}
     pairs = [{"noise": a, "drug": b, "correlation": float(matrix[at[a], at[b]])} for a in noise for b in drug]
     return {"pairs": sorted(pairs, key=lambda p: -abs(p["correlation"])),

@@ -84,7 +84,7 @@ def test_the_page_needs_nothing_but_itself(page, html):
     assert len(html) < 6e6
     assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
     sources = page.all("img", "src")
-    assert len(sources) == 14 and all(s.startswith("data:image/svg+xml;base64,") for s in sources)
+    assert len(sources) == 15 and all(s.startswith("data:image/svg+xml;base64,") for s in sources)
     style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
     assert "url(" not in style and "@import" not in style
     assert "default-src 'none'" in page.all("meta", "content")[1]
@@ -98,7 +98,7 @@ def test_every_entry_of_the_contents_leads_somewhere(page):
 
 
 def test_figures_are_numbered_in_order_and_described(page):
-    assert [int(n) for n in re.findall(r"Figure (\d+)\.", page.text)] == list(range(1, 15))
+    assert [int(n) for n in re.findall(r"Figure (\d+)\.", page.text)] == list(range(1, 16))
     assert all(len(alt) > 10 for alt in page.all("img", "alt"))
 
 
