@@ -1,9 +1,10 @@
 """Models side by side: runs of one data set that differ in what they assume.
 
 Predictive accuracy is the expected log predictive density (elpd) of an arm's counts that the fit has not seen: exact
-where a run left that arm out, else by Pareto-smoothed importance sampling of the draws that saw it (PSIS-LOO: Vehtari,
-Gelman and Gabry, Stat Comput 2017;27:1413), whose k-hat tells whether that can be trusted. Log evidence is that of the
-diagnostics. An arm is one observation: its counts belong to the same patients.
+where a run left that arm out; else by importance sampling, whose k-hat tells whether it can be trusted: of the draws
+that saw the arm (PSIS-LOO: Vehtari, Gelman and Gabry, Stat Comput 2017;27:1413) or, where that k-hat is smaller, of
+proposals made for the posterior without it (``inference.evidence``, in the diagnostics). An arm is one observation: its
+counts belong to the same patients.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ KHAT = next(c.limit for c in CRITERIA if c.name == "khat")
 COMPUTATION = frozenset({"seed", "quick", "prior_only", "engine", "widening", "rounds", "refine", "replicates",
                          "correction", "imputations", "sampler", "predictive"})  # fmt: skip
 KIM = "immune_half_saturation_1e9_per_l"
+EXACT = "exact: "
 LINEAR_FROM = 1e4  # 1e9/L: immune clearance that is half saturated only there is linear at any count of a patient
 PARAMETERS = ("receptor_ec50_nM", "max_stimulation", "production_1e9_per_l_per_h", KIM, "residual_log_sd",
               "immune_drift_log_sd", "immune_drift_time_d", "dimer_hill", "non_responder_share")  # fmt: skip
@@ -58,8 +60,8 @@ class Elpd(NamedTuple):
     arm: str
     value: float
     mc_se: float
-    khat: float | None  # None where the arm was left out
-    refit: str = ""  # the run that left the arm out
+    khat: float | None  # None where a run left the arm out
+    how: str
 
     @property
     def trusted(self) -> bool:
@@ -138,21 +140,27 @@ def models(runs: Sequence[Run]) -> list[Model]:
 
 
 def by_arm(run: Run, refits: Sequence[Run] = ()) -> tuple[Elpd, ...]:
-    """Elpd of every arm: exact where the run or one of ``refits`` has left it out, else PSIS; () for an old run."""
+    """Elpd of every arm: exact where the run or one of ``refits`` has left it out, else by the importance sampling with
+    the smaller k-hat; () for an old run.
+    """
     exact = {r.config.data.leave_out[0]: r for r in refits if r.result.log_likelihood is not None}
     if run.result.log_likelihood is None:
         return ()
     found = []
     for i, (arm, fitted) in enumerate(zip(run.result.arms, run.result.fitted, strict=True)):
         if not fitted:
-            found.append(Elpd(arm, *predictive_density(run.result.log_likelihood[..., i]), None, run.name))
+            found.append(Elpd(arm, *predictive_density(run.result.log_likelihood[..., i]), None, EXACT + run.name))
         elif arm in exact:
             own = exact[arm].result
             assert own.log_likelihood is not None
             at = own.arms.index(arm)
-            found.append(Elpd(arm, *predictive_density(own.log_likelihood[..., at]), None, exact[arm].name))
+            found.append(Elpd(arm, *predictive_density(own.log_likelihood[..., at]), None, EXACT + exact[arm].name))
         else:
-            found.append(Elpd(arm, *left_out(run.result.log_likelihood[..., i])))
+            routes = [Elpd(arm, *left_out(run.result.log_likelihood[..., i]), "PSIS-LOO")]
+            told = (run.result.diagnostics.get("elpd_arms") or {}).get(arm)
+            if told:
+                routes.append(Elpd(arm, told["log"], told["se"], told["khat"], "proposals on the surface"))
+            found.append(min(routes, key=lambda e: e.khat if e.khat is not None else math.inf))
     return tuple(found)
 
 
@@ -238,7 +246,7 @@ def table(of: Sequence[Model]) -> pd.DataFrame:
         if not m.arms:
             row(m, "elpd", note=OLD)
         for e in m.arms:
-            note = f"exact: left out by {e.refit}" if e.khat is None else "" if e.trusted else "needs an exact refit"
+            note = e.how if e.trusted else f"{e.how}: needs an exact refit"
             row(m, "elpd", e.arm, estimate=e.value, se=e.mc_se, khat=math.nan if e.khat is None else e.khat, note=note)
         if best_elpd and math.isfinite(m.elpd):
             d = elpd_difference(m, best_elpd)

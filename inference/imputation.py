@@ -107,9 +107,9 @@ def pool(outcomes: Sequence[Outcome], drawn: Mapping[str, NDArray[np.float64]]) 
 
 def worst(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of every criterion its worst figure, None where one refit lacks it; of other figures those of the first, but no
-    log evidence: that of one refit is not that of all.
+    log evidence or elpd: that of one refit is not that of all.
     """
-    found = {name: value for name, value in figures[0].items() if not name.startswith("log_evidence")}
+    found = {name: value for name, value in figures[0].items() if not name.startswith(("log_evidence", "elpd"))}
     for c in CRITERIA:
         values = [f.get(c.name) for f in figures]
         known = [v for v in values if v is not None]

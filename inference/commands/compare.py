@@ -114,9 +114,9 @@ def _show(models: Sequence[Model]) -> None:
         rows.append((m.name, *accuracy, _number(m.evidence[0]), _difference(b), _number(m.evidence[2])))
     show_table("predictive accuracy and evidence (error)", ("model", "elpd", "less than best", "largest k-hat",
                "log evidence", "less than best", "k-hat"), rows)  # fmt: skip
-    show_table("elpd by arm", ("model", "arm", "elpd", "Monte Carlo error", "k-hat", ""), [
+    show_table("elpd by arm", ("model", "arm", "elpd", "Monte Carlo error", "k-hat", "how"), [
         (m.name, e.arm, f"{e.value:.2f}", f"{e.mc_se:.2f}", "exact" if e.khat is None else f"{e.khat:.2f}",
-         "" if e.trusted else "needs a refit")
+         e.how if e.trusted else f"{e.how}: needs a refit")
         for m in models for e in m.arms
     ])  # fmt: skip
     show_table("response at the landmark, % (95%)", ("model", "arm", "observed", "predicted", "2.5%", "97.5%"), [

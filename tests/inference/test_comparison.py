@@ -53,8 +53,8 @@ def test_an_arm_that_was_left_out_is_averaged_over_the_draws():
 def test_an_arm_that_says_too_much_is_told_by_khat():
     rng = np.random.default_rng(2)
     value, se, khat = comparison.left_out(-30 * rng.standard_exponential((4, 500)))
-    assert khat > 0.7 and not Elpd("a", value, se, khat).trusted
-    assert Elpd("a", value, se, None).trusted
+    assert khat > 0.7 and not Elpd("a", value, se, khat, "").trusted
+    assert Elpd("a", value, se, None, "").trusted
 
 
 def run(name, *settings, log_evidence=None, seed=0, linear=False, shift=0.0, **changed):
@@ -83,13 +83,22 @@ def test_a_run_without_an_arm_serves_the_model_it_is_of():
     found = comparison.models([whole, without, other])
     assert [m.name for m in found] == ["whole", "other"]
     first, second = found
-    assert [e.khat is None for e in first.arms] == [False, False, True] and first.arms[2].refit == "without"
+    assert [e.khat is None for e in first.arms] == [False, False, True] and first.arms[2].how == "exact: without"
     exact = comparison.predictive_density(without.result.log_likelihood[..., 2])
     assert first.arms[2][1:3] == exact
     assert [e.khat is None for e in second.arms] == [False] * 3
     assert first.differs == {"signalling": "dynamic"} and second.differs == {"signalling": "quasi-steady"}
     alone = comparison.models([without, other])
     assert [m.name for m in alone] == ["without", "other"] and "arms that were fitted" in alone[1].reason
+
+
+def test_the_importance_sampling_with_the_smaller_khat_is_taken():
+    r = run("a")
+    plain = comparison.by_arm(r)
+    told = {e.arm: {"log": -9.0, "se": 0.1, "khat": e.khat + d} for e, d in zip(plain, (-0.1, 0.1), strict=False)}
+    found = comparison.by_arm(r._replace(result=r.result._replace(diagnostics={"elpd_arms": told})))
+    assert [e.how for e in found] == ["proposals on the surface", "PSIS-LOO", "PSIS-LOO"]
+    assert found[0].value == -9 and found[1:] == plain[1:]
 
 
 def test_other_data_are_shown_but_not_compared():
