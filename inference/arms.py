@@ -228,6 +228,14 @@ def log_likelihood(logits: Array, data: Counts, link: Association) -> Array:
     return data.log_constant + nested + week_8 + _log_outer(logits, data, link)
 
 
+def by_arm(logits: Any, rho: Any, data: ArmData) -> NDArray[np.float64]:
+    """Log probability [.., A] of the counts of each arm at logits [.., A, 6]; rho [A, 5, 5] as of ``association``."""
+    counts, link = arrays(data), association(np.asarray(rho))
+    flat = jnp.asarray(logits).reshape(-1, *np.shape(logits)[-2:])
+    each = jax.lax.map(lambda x: log_likelihood(x, counts, link), flat, batch_size=256)
+    return np.asarray(each, np.float64).reshape(np.shape(logits)[:-1])
+
+
 def _log_outer(logits: Array, data: Counts, link: Association) -> Array:
     """log density [A] of (30 and doubled, rescue) given the three nested counts."""
     mean, covariance = _outer_moments(logits, data.n, data.counts, link)

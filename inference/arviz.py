@@ -40,9 +40,11 @@ def convergence(draws: Mapping[str, NDArray[np.float64]]) -> Convergence:
 
 
 def pareto_smoothed(log_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Pareto-smoothed log weights [n] of an importance sampler, and k-hat (Vehtari et al. 2024)."""
+    """Pareto-smoothed log weights [n] of an importance sampler, and k-hat (Vehtari et al. 2024); 0 if all are equal."""
     from arviz_stats.base import array_stats
 
+    if np.ptp(log_weights) == 0:
+        return np.asarray(log_weights, np.float64), 0.0
     smoothed, khat = array_stats.psislw(-np.asarray(log_weights, np.float64))  # it wants what weights are 1 over
     return np.asarray(smoothed, np.float64), float(khat)
 

@@ -149,6 +149,35 @@ def predict(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders of fits; one that left out an arm serves its model."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder to make; without it, the tables are only printed.")] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(help="Scenario whose published numbers every model predicts; repeatable, or: none."),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Posterior draws, a simulated trial each.", min=20, max=10**6)] = 1000,
+    seed: Seed = 1,
+    engine: EngineOption = Engine.auto,
+    force: Force = False,
+) -> None:
+    """Models side by side: accuracy for arms left out, evidence, rates, healthy volunteers, and a verdict.
+
+    Models are fits of the same counts whose configs differ. Keys of a config (or --set) that make the usual ones:
+    linear immune clearance: parameters.immune_half_saturation_1e9_per_l=1e5 and that name with its _iiv_log_sd in fix;
+    steeper dimers: parameters.dimer_hill=2; pathways at equilibrium: signalling="quasi-steady"; the second titration
+    rule: scenario="phase3_alternative_titration"; non-responders: free=["non_responder_share"]; wider tuned priors:
+    tuned_log_sd_factor=2; the second centre: centre="alternative_centre"; without an arm: data.leave_out=["placebo"].
+    """
+    from inference.commands.compare import run
+
+    run(runs, scenario, out=out, draws=draws, seed=seed, engine=engine.value, force=force)
+
+
+@app.command()
 def simulate(
     scenario: Scenario,
     posterior: Posterior = None,

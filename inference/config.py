@@ -236,6 +236,12 @@ def _plan(config: Config) -> Plan:
     return Plan(library, prior, data, fitted, scenario, studies)
 
 
+def hill_is_one(config: Config, library: Library) -> bool:
+    """Whether the Hill coefficient is 1 in every draw of a fit: the cheaper form of the model serves."""
+    freed = any(name.endswith("dimer_hill") for name in (*config.free, *config.priors))
+    return library.value("dimer_hill") == 1 and not freed
+
+
 def load(
     path: str | Path | None = None, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None
 ) -> Config:

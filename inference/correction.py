@@ -29,7 +29,7 @@ from inference.further import log_likelihood as further_likelihood
 from inference.moments import CORRECTION, grouped
 from inference.predictive import Answer
 from inference.progress import Progress
-from inference.surface import evaluate, nested_counts, pooled_correlations
+from inference.surface import Surface, evaluate, nested_counts, pooled_correlations
 from pkpd import random
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Correction(NamedTuple):
     khat: float
     ess: float
     shift_in_sd: dict[str, float]  # by parameter: weighted less plain mean of these draws, in posterior sds
+    log_ratios: Sequence[Floats] = ()  # by replicate: log of simulated over surface's likelihood and guard, as they are
 
     @property
     def largest_shift(self) -> tuple[str, float]:
@@ -82,7 +83,8 @@ def reweighted(answer: Answer, weighted: Correction, key: Array) -> Answer:
     shape = answer.sample_stats["diverging"].shape
     chain, draw = np.unravel_index(resampled(weighted, int(np.prod(shape)), key).reshape(shape), shape)
     samples, stats = ({n: v[chain, draw] for n, v in part.items()} for part in (answer.samples, answer.sample_stats))
-    return Answer(samples, stats, answer.logits[chain, draw])
+    by_arm = None if answer.log_likelihood is None else answer.log_likelihood[chain, draw]
+    return Answer(samples, stats, answer.logits[chain, draw], by_arm)
 
 
 class Simulated(NamedTuple):
@@ -116,9 +118,9 @@ def correct(
         logits, variances = evaluate(f.surface, theta[own])
         rho = np.broadcast_to(np.asarray(f.surface.rho), (share, *f.surface.rho.shape))
         surface = marginal(logits, variances, np.asarray(f.surface.correlation), rho, rows, data, z, reported)
-        ratio = direct - surface - support(f, theta[own])
-        log_ratios.append(ratio - logsumexp(ratio))  # each surface has a constant of its own
-    smoothed, khat = arviz.pareto_smoothed(np.concatenate(log_ratios))
+        log_ratios.append(direct - surface - support(f.surface, theta[own]))
+    own_constants = [ratio - logsumexp(ratio) for ratio in log_ratios]  # each surface has a constant of its own
+    smoothed, khat = arviz.pareto_smoothed(np.concatenate(own_constants))
     weights = np.exp(smoothed - logsumexp(smoothed))
     starts = np.cumsum([0, *(len(f.coordinates) for f in fits[:-1])])
     chosen = np.concatenate([start + rows for start, rows in zip(starts, each, strict=True)])
@@ -126,7 +128,7 @@ def correct(
     for name in p.prior.names:
         draws = np.concatenate([f.samples[name].reshape(-1) for f in fits])
         shift[name] = float((weights @ draws[chosen] - draws[chosen].mean()) / draws.std())
-    return Correction(chosen, np.log(weights), khat, float(1 / (weights**2).sum()), shift)
+    return Correction(chosen, np.log(weights), khat, float(1 / (weights**2).sum()), shift, log_ratios)
 
 
 def simulated(
@@ -211,8 +213,8 @@ def _marginal(
     return jax.lax.map(one, (logits, sd, links))
 
 
-def support(f: Fit, theta: Floats) -> Floats:
-    """Log of the guard that kept these draws near the surface's design, [S]."""
-    u = (theta - np.asarray(f.surface.centre)) @ np.asarray(f.surface.whiten).T
-    excess = np.maximum(np.sqrt((u**2).sum(axis=1)) - float(f.surface.radius), 0.0)
+def support(surface: Surface, theta: Floats) -> Floats:
+    """Log of the guard that keeps draws [S, d] near the surface's design, [S]."""
+    u = (theta - np.asarray(surface.centre)) @ np.asarray(surface.whiten).T
+    excess = np.maximum(np.sqrt((u**2).sum(axis=1)) - float(surface.radius), 0.0)
     return -0.5 * (excess / SUPPORT_WIDTH) ** 2

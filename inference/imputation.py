@@ -34,12 +34,17 @@ COLUMNS = ("parameter", "unit", "scale", "within_sd", "between_sd", "total_sd", 
 
 
 def fixed_with_prior(library: Library, prior: JointPrior) -> tuple[str, ...]:
-    """Names of priors (parameters, or groups of shares) that a fit keeps fixed although they have one."""
+    """Names of priors (parameters, or groups of shares) that a fit keeps fixed although they have one.
+
+    Not those of the demography: whether there are non-responders is another model, to be compared, not imputed.
+    """
     free = set(prior.names)
     return tuple(
         name
         for name, law in library.priors.items()
-        if law.distribution != "halfnormal" and not free & set(law.members or (name,))
+        if law.distribution != "halfnormal"
+        and name not in library.demography_entries
+        and not free & set(law.members or (name,))
     )
 
 
@@ -89,8 +94,10 @@ def pool(outcomes: Sequence[Outcome], drawn: Mapping[str, NDArray[np.float64]]) 
         weights |= {"log_weight": weights["log_weight"] - np.log(len(outcomes))}
     number = np.repeat(np.arange(1, len(outcomes) + 1), chains)
     imputed = {name: np.repeat(values, chains) for name, values in drawn.items()}
+    by_arm = [a.log_likelihood for a in answers if a.log_likelihood is not None]
+    joined = np.concatenate(by_arm) if len(by_arm) == len(answers) else None
     return Outcome(
-        Answer(samples, stats, np.concatenate([a.logits for a in answers])),
+        Answer(samples, stats, np.concatenate([a.logits for a in answers]), joined),
         [{NUMBER: i, **row} for i, o in enumerate(outcomes, start=1) for row in o.rounds],
         weights,
         worst([o.figures for o in outcomes]) | {"imputations": len(outcomes)},
@@ -99,8 +106,10 @@ def pool(outcomes: Sequence[Outcome], drawn: Mapping[str, NDArray[np.float64]]) 
 
 
 def worst(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of every criterion its worst figure, None where one refit lacks it; of other figures those of the first."""
-    found = dict(figures[0])
+    """Of every criterion its worst figure, None where one refit lacks it; of other figures those of the first, but no
+    log evidence or elpd: that of one refit is not that of all.
+    """
+    found = {name: value for name, value in figures[0].items() if not name.startswith(("log_evidence", "elpd"))}
     for c in CRITERIA:
         values = [f.get(c.name) for f in figures]
         known = [v for v in values if v is not None]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 TYPICAL_COLOUR, SD_COLOUR = labels.ARM_COLOURS[0], labels.ARM_COLOURS[4]
 COLUMNS = 5
+RIDGE_DRAWS = 400  # points in a panel
 
 
 def prior_posterior(result: FitResult, summary: pd.DataFrame) -> Figure:
@@ -92,6 +94,41 @@ def correlations(names: list[str], matrix: np.ndarray) -> Figure:
     return fig
 
 
+def ridge(result: FitResult) -> Figure:
+    """Parameters of the noise against those of the drug's effect: posterior draws, 95% ellipses before and after."""
+    from inference.report.numbers import DRUG_EFFECT, NOISE
+
+    noise, drug = ([n for n in group if n in result.posterior] for group in (NOISE, DRUG_EFFECT))
+    turn = np.linspace(0, 2 * np.pi, 100)
+    circle = np.sqrt(-2 * np.log(0.05)) * np.stack([np.cos(turn), np.sin(turn)])  # 95% of a bivariate normal law
+    with style():
+        fig = figure(0.7 + 2.0 * len(noise), "Noise against drug effect (log scale; 95% ellipses)", width=8.2)
+        axes = fig.subplots(len(noise), len(drug), squeeze=False, sharex="col", sharey="row")
+        for i, a in enumerate(noise):
+            for j, b in enumerate(drug):
+                ax = axes[i, j]
+                for draws, colour in ((result.prior, "#999999"), (result.posterior, TYPICAL_COLOUR)):
+                    pair = np.log(np.stack([np.ravel(draws[b]), np.ravel(draws[a])]))
+                    x, y = np.exp(pair.mean(axis=1, keepdims=True) + np.linalg.cholesky(np.cov(pair)) @ circle)
+                    ax.plot(x, y, color=colour, lw=1.6)
+                some = slice(None, None, max(1, pair.shape[1] // RIDGE_DRAWS))
+                ax.plot(*np.exp(pair[:, some]), ".", color=TYPICAL_COLOUR, ms=2, alpha=0.35, zorder=1)
+                ax.set_xscale("log")
+                ax.set_yscale("log")
+                for axis, name in ((ax.xaxis, b), (ax.yaxis, a)):
+                    low, high = np.quantile(result.prior[name], [0.002, 0.998])
+                    _ticks(axis, low, high, True)
+                ax.annotate(f"r = {np.corrcoef(pair)[0, 1]:.2f}", (0.97, 0.95), xycoords="axes fraction", ha="right",
+                            va="top", fontsize=8.5)  # fmt: skip
+                if i == len(noise) - 1:
+                    ax.set_xlabel(labels.parameter(b))
+                if j == 0:
+                    ax.set_ylabel(labels.parameter(a))
+        handles = [Patch(color="#999999", label="prior"), Patch(color=TYPICAL_COLOUR, label="posterior")]
+        fig.legend(handles=handles, loc="outside lower center", ncols=2)
+    return fig
+
+
 def rounds(result: FitResult) -> Figure:
     """Round by round and run by run: error of the surface, movement of the posterior, time."""
     kept = result.rounds
@@ -141,19 +178,21 @@ def rounds(result: FitResult) -> Figure:
 def _value_axis(ax: Axes, limits: np.ndarray, log: bool) -> None:
     """Values in their own unit, on a log axis where they are compared on the log scale; three or so ticks."""
     low, high = limits
-    at = np.array([0.14, 0.5, 0.86])
     if log:
         ax.set_xscale("log")
-        at = low * (high / low) ** at
-    else:
-        at = low + (high - low) * at
-    digits = ".1g" if high > 4 * low > 0 else ".2g"
-    ticks = sorted({float(format(t, digits)) for t in at})
     ax.set_xlim(low, high)
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    _ticks(ax.xaxis, low, high, log)
     ax.set_ylim(0)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.grid(visible=False)
+
+
+def _ticks(axis: Axis, low: float, high: float, log: bool) -> None:
+    """Three or so ticks with few digits between two values."""
+    at = np.array([0.14, 0.5, 0.86])
+    at = low * (high / low) ** at if log else low + (high - low) * at
+    digits = ".1g" if high > 4 * low > 0 else ".2g"
+    axis.set_major_locator(FixedLocator(sorted({float(format(t, digits)) for t in at})))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -13,11 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inference import checkpoint, correction, diagnostics, imputation, manifest, predictive, rounds, store, studies
+from inference import (
+    checkpoint,
+    correction,
+    diagnostics,
+    evidence,
+    imputation,
+    manifest,
+    predictive,
+    rounds,
+    store,
+    studies,
+)
 from inference.arm_model import compile_arms
 from inference.arms import ArmData
 from inference.checkpoint import Checkpoint
-from inference.config import Config
+from inference.config import Config, hill_is_one
 from inference.config import plan as resolve
 from inference.correction import Correction
 from inference.moments import POSTERIOR, PRIOR
@@ -67,7 +78,7 @@ def plan(config: Config) -> Plan:
     read = resolve(config)
     dtype = jnp.float64 if config.engine == "reference" else jnp.float32
     arms = {a.name: a for a in planned_arms(read.scenario, dtype, library=read.library)}
-    form = Form(signalling=config.signalling, hill_is_one=read.library.value("dimer_hill") == 1)
+    form = Form(signalling=config.signalling, hill_is_one=hill_is_one(config, read.library))
     return Plan(
         config,
         read.library,
@@ -136,7 +147,7 @@ def finish(
 def posterior(p: Plan, key: jax.Array, keep: Checkpoint, progress: Progress, seconds: dict[str, float]) -> Outcome:
     """The posterior of one plan: replicates, pooled, and as the correction leaves them."""
     fits, weighted = replicates(p, key, keep, progress, seconds)
-    answer = predictive.pooled(fits)
+    answer = predictive.pooled(fits, p.data)
     measured: dict[str, Any] = {"solver_failures": 0}  # moments stops at the first
     if len(fits) > 1:
         allowed, in_sd = diagnostics.largest_difference([f.samples for f in fits])
@@ -145,6 +156,8 @@ def posterior(p: Plan, key: jax.Array, keep: Checkpoint, progress: Progress, sec
         most, shift = weighted.largest_shift
         measured |= {"khat": weighted.khat, "correction_ess": weighted.ess}
         measured |= {"correction_shift_in_sd": shift, "correction_shifts_most": most}
+        with timed(seconds, "evidence"):
+            measured |= evidence.figures(p, fits, weighted, jax.random.fold_in(key, 8))
     figures = diagnostics.figures(fits, **measured)
     rows = [row for f in fits for row in f.rounds]
     if weighted is not None and weighted.usable and not weighted.confirms:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from inference import predictions
+from inference import arms, predictions
 from inference.moments import POSTERIOR
 from inference.predictions import Predicted
 from inference.progress import Progress
@@ -18,6 +18,7 @@ from pkpd.parameters import with_values
 from pkpd.statistics import STATISTICS
 
 if TYPE_CHECKING:
+    from inference.arms import ArmData
     from inference.correction import Correction
     from inference.population import Plan
     from inference.rounds import Fit
@@ -137,6 +138,7 @@ class Answer(NamedTuple):
     samples: dict[str, np.ndarray]  # [chains, draws]
     sample_stats: dict[str, np.ndarray]  # [chains, draws]
     logits: np.ndarray  # [chains, draws, A, 6] of the surfaces
+    log_likelihood: np.ndarray | None = None  # [chains, draws, A] of the counts of each arm, fitted or not
 
 
 class Outcome(NamedTuple):
@@ -149,13 +151,16 @@ class Outcome(NamedTuple):
     imputed: Mapping[str, np.ndarray] = {}  # [chains] number of the imputation, and what it drew; {} without
 
 
-def pooled(fits: Sequence[Fit]) -> Answer:
-    """Samples, their statistics and logits of all replicates, chains after chains."""
+def pooled(fits: Sequence[Fit], data: ArmData | None = None) -> Answer:
+    """Samples, their statistics and logits of all replicates, chains after chains; with the data of all arms, their
+    log likelihoods too.
+    """
     samples, stats = (
         {n: np.concatenate([getattr(f, part)[n] for f in fits]) for n in getattr(fits[0], part)}
         for part in ("samples", "sample_stats")
     )
-    return Answer(samples, stats, np.concatenate([f.logits for f in fits]))
+    by_arm = None if data is None else np.concatenate([arms.by_arm(f.logits, f.surface.rho, data) for f in fits])
+    return Answer(samples, stats, np.concatenate([f.logits for f in fits]), by_arm)
 
 
 def result(
@@ -185,6 +190,7 @@ def result(
         posterior_predictive=np.stack([c.counts for c in predicted], 1),
         prior_predictive=np.stack([c.counts for c in prior_trials], 1),
         logits=None if answer is None else answer.logits,
+        log_likelihood=None if answer is None else answer.log_likelihood,
         visit_days=p.days,
         **course_summary(p, predicted),
         rounds=[] if found is None else found.rounds,

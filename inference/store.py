@@ -1,9 +1,9 @@
 """The one file that knows what a run folder looks like on disk: everything a finished fit knows, saved and read back.
 
 ``posterior.nc`` follows ArviZ's schema (``xarray.open_datatree`` reads it): groups posterior, prior,
-posterior_predictive, prior_predictive, observed_data, constant_data and sample_stats; what is not of that schema has
-groups of its own: surface, courses, examples, rounds, fixed_parameters, correction, imputed, further_studies. Units
-are in the attributes of the variables.
+posterior_predictive, prior_predictive, observed_data, log_likelihood (of an arm's counts together, fitted or not),
+constant_data and sample_stats; what is not of that schema has groups of its own: surface, courses, examples, rounds,
+fixed_parameters, correction, imputed, further_studies. Units are in the attributes of the variables.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class FitResult(NamedTuple):
 
     # what further studies reported, with predictions: a row a number, columns as of predictions.csv
     further: list[dict[str, Any]] = []  # noqa: RUF012
+    log_likelihood: NDArray[np.float64] | None = None  # [chains, draws, A] of each arm's counts on the surface
 
     @property
     def prior_only(self) -> bool:
@@ -173,6 +174,8 @@ def misfit(r: FitResult) -> str:
         shapes["posterior"] = (next(iter(chains))[2:], ()) if len(chains) == 1 else (tuple(chains), "one shape for all")
     if r.logits is not None and chains:
         shapes["logits"] = (np.shape(r.logits), (*next(iter(chains)), arms, np.shape(r.logits)[-1]))
+    if r.log_likelihood is not None and chains:
+        shapes["log_likelihood"] = (np.shape(r.log_likelihood), (*next(iter(chains)), arms))
     for name, (found, expected) in shapes.items():
         if found != expected:
             return f"{name} has the shape {found}; expected {expected}"
@@ -284,6 +287,9 @@ def tree(result: FitResult) -> xr.DataTree:
         )
     if result.further:
         groups["further_studies"] = _dataset(_columns(result.further, "number"))
+    if result.log_likelihood is not None:
+        own = np.asarray(result.log_likelihood)
+        groups["log_likelihood"] = _dataset({"count": ((*by_draw, "arm"), own, {})}, arm)
     if result.logits is not None:
         groups["surface"] = _dataset({"logits": ((*by_draw, "arm", "logit"), np.asarray(result.logits), {})}, arm)
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs={"title": "arm-level fit"}), **groups})
@@ -360,6 +366,7 @@ def _from_groups(g: Mapping[str, Any], config: str, diagnostics: dict[str, Any],
         posterior_predictive=g["posterior_predictive"]["count"][0],
         prior_predictive=g["prior_predictive"]["count"][0],
         logits=g["surface"]["logits"] if "surface" in g else None,
+        log_likelihood=g["log_likelihood"]["count"] if "log_likelihood" in g else None,
         visit_days=courses["visit_day"],
         platelets_quantiles=courses["platelets_quantiles"],
         median_quantiles=courses["median_quantiles"],

@@ -74,13 +74,15 @@ def plan_study(config: Config, name: str, design: Scenario, library: Library) ->
     arms = {a.name: a for a in planned_arms(design, dtype, library)}
     needed = {arm for t in found for arm in (*t.arms, *filter(None, [t.reference]))}
     outputs = [o for i, t in enumerate(found) for o in _outputs(i, t)]
+    from inference.config import hill_is_one
+
     hills = {float(a.population.typical.dimer_hill) for a in arms.values()}
     return Study(
         design.trial.name,
         design,
         {n: a for n, a in arms.items() if n in needed},
         tuple(design.trial.visits_d),
-        Form(signalling=config.signalling, hill_is_one=hills == {1.0}),
+        Form(signalling=config.signalling, hill_is_one=hills == {1.0} and hill_is_one(config, library)),
         tuple(found),
         tuple(outputs),
     )

@@ -1,6 +1,7 @@
 """Virtual patients: covariates, truncated baseline count, correlated random effects (design section 2.4).
 
 Individual parameter = typical value * covariate effects * exp(eta), eta = sd * (Cholesky factor of the correlation) z.
+In non-responders, a share of all that is 0 unless a config says otherwise, the drug forms no dimers.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ def draw(population: Population, keys: Array, baseline_below: Array) -> Patients
     z = random.normal(keys, 0, "random_effects", (len(Variability._fields),), dtype)
     w = weight(d, random.normal(keys, 0, "weight", dtype=dtype))
     P0 = baseline(d, random.uniform(keys, 0, "baseline", dtype=dtype), baseline_below)
-    u = random.uniform(keys, 0, "covariates", (len(CovariateRatios._fields),), dtype)
-    return individuals(population, z, w, P0, indicators(d, u))
+    u = random.uniform(keys, 0, "covariates", (len(CovariateRatios._fields) + 1,), dtype)
+    has, responds = indicators(d, u[:-1]), u[-1] >= d.non_responder_share
+    patients = individuals(population, z, w, P0, has)
+    p = patients.parameters
+    return patients._replace(parameters=p._replace(dimer_efficacy=jnp.where(responds, p.dimer_efficacy, 0)))
 
 
 def weight(d: Demography, z: Array) -> Array:

@@ -103,7 +103,9 @@ class Variability(NamedTuple):
 
 
 class Demography(NamedTuple):
-    """Laws of the covariates and of the baseline count, and the allometric exponents."""
+    """Laws of the covariates and of the baseline count, the allometric exponents, and the share of patients in whom the
+    drug does nothing.
+    """
 
     weight_median_kg: Array
     weight_log_sd: Array
@@ -121,6 +123,7 @@ class Demography(NamedTuple):
     east_asian_share: Array
     healthy_share: Array
     hepatic_impairment_share: Array
+    non_responder_share: Array
 
 
 class CovariateRatios(NamedTuple):
@@ -184,8 +187,10 @@ class Library:
         return _rebuild, tuple(thawed)
 
     def names(self) -> tuple[str, ...]:
-        """All population parameters a fit may estimate: typical values, noise, interindividual sds."""
-        return (*self.entries, *self.sd_entries)
+        """All population parameters a fit may estimate: typical values, noise, interindividual sds, and what of the
+        demography has a prior.
+        """
+        return (*self.entries, *self.sd_entries, *(n for n, e in self.demography_entries.items() if e.prior))
 
     def entry(self, name: str) -> Entry:
         """The Entry of any name, demography and covariate ratios too; InputError if unknown."""
@@ -276,14 +281,18 @@ def with_priors(library: Library, priors: Mapping[str, Any], where: str) -> Libr
     merged = dict(library.priors)
     for name, table in priors.items():
         prior = tables.read_prior(name, table, f"{where}: {name}")
-        if not prior.members and name not in library.names():
-            raise InputError(f"{where}: unknown parameter {name!r}{nearest(name, library.names())}")
+        legal = (*library.names(), *library.demography_entries)
+        if not prior.members and name not in legal:
+            raise InputError(f"{where}: unknown parameter {name!r}{nearest(name, legal)}")
         merged[name] = prior
     return _linked(replace(library, priors=merged), where)
 
 
 def _linked(library: Library, where: str) -> Library:
-    """Read-only library whose entries carry their prior and interindividual sd."""
+    """Read-only library whose entries carry their prior and interindividual sd.
+
+    What of the demography has a prior is listed by ``Library.names``: a fit may estimate it.
+    """
     by_name = {m: p for p in library.priors.values() if p.distribution == "dirichlet" for m in p.members}
     by_name |= {name: p for name, p in library.priors.items() if not p.members}
 
@@ -297,8 +306,11 @@ def _linked(library: Library, where: str) -> Library:
 
     sds = {name.removesuffix(SD_SUFFIX): entry.value for name, entry in library.sd_entries.items()}
     entries = {n: replace(e, prior=prior(e, n), iiv_log_sd=sds.get(n)) for n, e in library.entries.items()}
-    sd_entries = {n: replace(e, prior=prior(e, n)) for n, e in library.sd_entries.items()}
-    return _freeze(replace(library, entries=entries, sd_entries=sd_entries))
+    changed: dict[str, Any] = {
+        part: {n: replace(e, prior=prior(e, n)) for n, e in getattr(library, part).items()}
+        for part in ("sd_entries", "demography_entries")
+    }
+    return _freeze(replace(library, entries=entries, **changed))
 
 
 def check_parameters(values: Mapping[str, Any], where: str) -> dict[str, float]:

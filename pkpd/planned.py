@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OF_ITP = frozenset({
     "production_1e9_per_l_per_h", "baseline_platelets_1e9_per_l", "immune_half_saturation_1e9_per_l",
     "immune_log_activity", "immune_drift_log_sd", "immune_drift_time_d", "rescue_max_probability_per_week",
-    "rescue_count_1e9_per_l",
+    "rescue_count_1e9_per_l", "non_responder_share",
 })  # fmt: skip
 COMPARATOR = "hetrombopag"  # placebo patients follow this drug's rule at 0 mg
 

@@ -78,6 +78,7 @@ def style() -> str:
 def context(result: FitResult, config: Config) -> dict[str, Any]:
     """Everything the templates read."""
     from inference import curves, labels, manifest, store
+    from inference.config import hill_is_one
     from inference.report import figures, numbers
     from pkpd import titration
     from pkpd.model import Form
@@ -85,7 +86,7 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
 
     plan, missing = _plan(config)
     draws = curves.thinned(result.posterior or result.prior)
-    form = Form(signalling=config.signalling, hill_is_one=plan.library.value("dimer_hill") == 1)
+    form = Form(signalling=config.signalling, hill_is_one=hill_is_one(config, plan.library))
     published, half_life = _published_pharmacokinetics()
     summary = store.summary(result)
     rows = numbers.predictions(result)
@@ -108,11 +109,14 @@ def context(result: FitResult, config: Config) -> dict[str, Any]:
         posterior = {
             "pairs": numbers.strongest_pairs(list(result.posterior), matrix),
             "directions": numbers.directions(result),
+            "noise_ridge": numbers.noise_ridge(result),
             "criteria": numbers.criteria(result),
         }
     scenario = None if missing else plan.scenario
     rules = {} if scenario is None else {name: titration.as_text(t.rule()) for name, t in scenario.titration.items()}
-    laws = [*plan.library.demography_entries.values(), *plan.library.covariate_entries.values()]
+    estimable = plan.library.names()
+    every = (*plan.library.demography_entries.values(), *plan.library.covariate_entries.values())
+    laws = [entry for entry in every if entry.name not in estimable]
     return posterior | {
         "r": result,
         "runs": len({row.get("replicate", 1) for row in result.rounds}),

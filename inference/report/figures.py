@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inference.store import FitResult
 
 ORDER = ("observed", "courses", "examples", "doses", "concentration", "single", "pathways", "factors", "contraction",
-         "densities", "correlations", "ranks", "energy", "rounds")  # fmt: skip
+         "densities", "correlations", "ridge", "ranks", "energy", "rounds")  # fmt: skip
 WORST = 8  # parameters in the rank plot: those with the largest R-hat
 
 
@@ -60,8 +60,11 @@ def of_result(result: FitResult, summary: pd.DataFrame) -> dict[str, Drawn]:
         wanted |= {
             "contraction": ("Parameters by how much they were narrowed", lambda: plots_posterior.contraction(summary)),
             "correlations": ("Posterior correlations", lambda: plots_posterior.correlations(names, matrix)),
+            "ridge": ("Noise against drug effect", lambda: plots_posterior.ridge(result)),
             "ranks": ("Rank plots of the chains", lambda: arviz.rank_plot(tree, worst, titles)),
         }
+        if numbers.noise_ridge(result) is None:
+            del wanted["ridge"]
         if "energy" in result.sample_stats:
             wanted["energy"] = ("Energy of NUTS", lambda: arviz.energy_plot(tree))
         if result.rounds:

@@ -41,6 +41,8 @@ MEANINGS = {
     "correction_ess": "what the weights of the correction leave",
     "correction_shift_in_sd": "what the correction changes",
 }
+NOISE = ("residual_log_sd", "immune_drift_log_sd", "immune_drift_time_d")
+DRUG_EFFECT = ("receptor_ec50_nM", "max_stimulation", "receptor_ec50_nM_iiv_log_sd")
 HALVED = 0.25  # variance left where the sd is halved
 
 
@@ -111,6 +113,30 @@ def strongest_pairs(names: Sequence[str], matrix: NDArray[np.float64], most: int
     order = np.argsort(-np.abs(matrix[first, second]))[:most]
     found = [(names[first[i]], names[second[i]], float(matrix[first[i], second[i]])) for i in order]
     return [{"first": a, "second": b, "correlation": r} for a, b, r in found if abs(r) >= STRONG]
+
+
+def noise_ridge(result: FitResult) -> dict[str, Any] | None:
+    """Noise against drug effect: their posterior correlations on the log scale, and the largest correlation that a
+    combination of the one has with a combination of the other (the first canonical one).
+
+    None where a fit has not estimated both.
+    """
+    names = list(result.posterior)
+    noise, drug = ([n for n in group if n in names] for group in (NOISE, DRUG_EFFECT))
+    if not noise or not drug:
+        return None
+    after = log_draws(result)[0]
+    matrix = np.atleast_2d(np.corrcoef(after.T))
+    at = {n: i for i, n in enumerate(names)}
+    pairs = [{"noise": a, "drug": b, "correlation": float(matrix[at[a], at[b]])} for a in noise for b in drug]
+    return {"pairs": sorted(pairs, key=lambda p: -abs(p["correlation"])),
+            "canonical": canonical(after[:, [at[n] for n in noise]], after[:, [at[n] for n in drug]])}  # fmt: skip
+
+
+def canonical(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """First canonical correlation of columns x [n, p] and y [n, q]: the largest of any two combinations of them."""
+    bases = [np.linalg.qr(a - a.mean(axis=0))[0] for a in (x, y)]
+    return float(min(np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)[0], 1.0))
 
 
 def directions(result: FitResult, most: int = 3) -> dict[str, Any]:

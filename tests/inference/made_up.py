@@ -49,6 +49,7 @@ def result(*, prior_only: bool = False, leave_out: tuple[str, ...] = (), draws: 
         posterior_predictive=narrow,
         prior_predictive=wide,
         logits=None if prior_only else rng.normal(0, 1, (4, draws, 3, 6)),
+        log_likelihood=None if prior_only else -14 - 0.5 * np.random.default_rng(seed + 1).chisquare(3, (4, draws, 3)),
         visit_days=np.array(DAYS),
         **_courses(rng),
         rounds=[] if prior_only else [

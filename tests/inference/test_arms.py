@@ -18,6 +18,7 @@ from inference.arms import (
     ArmData,
     arrays,
     association,
+    by_arm,
     from_table,
     log_likelihood,
     log_likelihood_normal,
@@ -253,3 +254,13 @@ def test_bad_names():
         data.without(["one", "two"])
     with pytest.raises(InputError, match="n = 0; legal: 1 to"):
         one_arm((0, 0, 0, 0, 0), 0)
+
+
+def test_log_likelihoods_by_arm_are_those_of_each_draw():
+    data = ArmData(("a", "b"), np.array([40, 60]), np.array([[12, 24, 9, 26, 7], [3, 9, 1, 12, 15]]))
+    logits = np.random.default_rng(0).normal(0, 1, (2, 300, 2, 6))
+    rho = np.broadcast_to(0.3 + 0.7 * np.eye(5), (2, 5, 5))
+    found = by_arm(logits, rho, data)
+    assert found.shape == (2, 300, 2)
+    one = log_likelihood(jnp.asarray(logits[1, 299]), arrays(data), association(rho))
+    np.testing.assert_allclose(found[1, 299], one, rtol=1e-10)

@@ -84,7 +84,7 @@ def test_the_page_needs_nothing_but_itself(page, html):
     assert len(html) < 6e6
     assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
     sources = page.all("img", "src")
-    assert len(sources) == 14 and all(s.startswith("data:image/svg+xml;base64,") for s in sources)
+    assert len(sources) == 15 and all(s.startswith("data:image/svg+xml;base64,") for s in sources)
     style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
     assert "url(" not in style and "@import" not in style
     assert "default-src 'none'" in page.all("meta", "content")[1]
@@ -98,7 +98,7 @@ def test_every_entry_of_the_contents_leads_somewhere(page):
 
 
 def test_figures_are_numbered_in_order_and_described(page):
-    assert [int(n) for n in re.findall(r"Figure (\d+)\.", page.text)] == list(range(1, 15))
+    assert [int(n) for n in re.findall(r"Figure (\d+)\.", page.text)] == list(range(1, 16))
     assert all(len(alt) > 10 for alt in page.all("img", "alt"))
 
 
@@ -311,3 +311,22 @@ def test_the_picture_of_the_readme(fitted, tmp_path):
     height, width, _ = imread(tmp_path / "fit.png").shape
     assert width > 1.3 * height > 1000
     assert (tmp_path / "fit.png").stat().st_size < 400_000
+
+
+def test_the_ridge_between_noise_and_drug_effect(fitted):
+    found = numbers.noise_ridge(fitted)
+    names = list(fitted.posterior)
+    matrix = numbers.correlation(fitted)
+    first = found["pairs"][0]
+    assert first["correlation"] == pytest.approx(matrix[names.index(first["noise"]), names.index(first["drug"])])
+    assert len(found["pairs"]) == 9 and 1 >= found["canonical"] >= abs(first["correlation"])
+    without = {n: v for n, v in fitted.posterior.items() if n not in numbers.NOISE}
+    assert numbers.noise_ridge(fitted._replace(posterior=without)) is None
+
+
+def test_the_canonical_correlation_of_a_sum():
+    rng = np.random.default_rng(0)
+    x, e = rng.standard_normal((5000, 2)), rng.standard_normal((5000, 3))
+    assert numbers.canonical(x, e) < 0.1
+    e[:, 1] = x @ [0.6, 0.8] + 0.5 * e[:, 1]
+    assert numbers.canonical(x, e) == pytest.approx(1 / np.sqrt(1.25), abs=0.02)

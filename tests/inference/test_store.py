@@ -16,7 +16,8 @@ from pkpd.errors import InputError
 from tests.inference import made_up
 
 GROUPS = {"posterior", "prior", "sample_stats", "posterior_predictive", "prior_predictive", "observed_data",
-          "constant_data", "surface", "courses", "examples", "rounds", "fixed_parameters"}  # fmt: skip
+          "constant_data", "log_likelihood", "surface", "courses", "examples", "rounds",
+          "fixed_parameters"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,8 @@ def test_the_posterior_follows_the_schema_of_arviz(result, folder):
         assert tree["courses/platelets_quantiles"].attrs["unit"] == "1e9/L"
         assert tree["courses"]["day"].values.tolist() == [0, 7, 14, 21, 28, 35, 42, 49, 56]
         assert tree["sample_stats/diverging"].dtype == bool
+        assert tree["log_likelihood/count"].dims == ("chain", "draw", "arm")
+        np.testing.assert_array_equal(tree["log_likelihood/count"], result.log_likelihood)
 
 
 def test_no_manifest_is_made_up(result, tmp_path):
