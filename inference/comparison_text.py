@@ -56,7 +56,7 @@ def accuracy(models: Sequence[Model]) -> list[str]:
         apart = -d.value > ERRORS * error
         words = f"{m.name} is worse by {-d.value:.2f} (error over {arms} arms {d.se:.2f}, Monte Carlo {d.mc_se:.2f})"
         said = "predicts worse, beyond two errors" if apart else f"the data cannot tell it from {top.name}"
-        lines.append(f"{words}: {said}{unsure}; few arms make that error itself uncertain")
+        lines.append(f"{words}: {said}{unsure}; so few arms make that error itself uncertain")
     return lines
 
 
@@ -81,7 +81,8 @@ def evidence(models: Sequence[Model]) -> list[str]:
             d = log_bayes_factor(m, top)
             found = grade(-d.value, d.se)
             said = f"{found} {m.name} from {top.name}" if found == CANNOT_TELL else f"{found} against {m.name}"
-            lines.append(f"{_factor(d.value, d.se)} {said}")
+            unsure = " (a k-hat forbids to trust this)" if max(m.evidence[2], top.evidence[2]) >= KHAT else ""
+            lines.append(f"{_factor(d.value, d.se)} {said}{unsure}")
     return lines
 
 
