@@ -79,7 +79,12 @@ def table(runs: list[comparison.Run], settings: dict[str, list[str]]) -> pd.Data
     before = {r["arm"]: r["median"] for r in comparison.rates(first)}
     rows = []
     for m in models:
-        row = {"case": m.name, "settings": " ".join(settings[m.name]), "verdict": m.run.result.verdict}
+        row = {
+            "case": m.name,
+            "settings": " ".join(settings[m.name]),
+            "verdict": m.run.result.verdict,
+            "note": m.reason,
+        }
         for r in comparison.rates(m):
             row |= {f"{r['arm']}, %": r["median"], f"{r['arm']}, change": r["median"] - before[r["arm"]]}
         log, se, khat = m.evidence
@@ -134,7 +139,7 @@ def main() -> None:
         if len(runs) > 1 and args.csv is not None:
             args.csv.parent.mkdir(parents=True, exist_ok=True)
             table(runs, wanted).to_csv(args.csv, index=False, float_format="%.4g")
-    print(table(runs, wanted).T.to_string(float_format="%.3g"))
+    print(table(runs, wanted).T.to_string(float_format=lambda x: f"{x:.3g}"))
 
 
 if __name__ == "__main__":

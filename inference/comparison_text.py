@@ -14,10 +14,13 @@ from inference.comparison import (
     healthy_score,
     log_bayes_factor,
 )
+from inference.report import numbers
 
 # Kass and Raftery, J Am Stat Assoc 1995;90:773, on the natural log of a Bayes factor.
 GRADES = ((5.0, "very strong evidence"), (3.0, "strong evidence"), (1.0, "positive evidence"))
 CANNOT_TELL = "the data cannot tell"
+NEARLY_ALL = 0.9  # of counts inside 95% intervals
+ANSWER = ("So ", "To deny ")  # how the sentences begin that answer the question
 ERRORS = 2.0  # standard errors by which a difference is shortened before it is called anything
 
 
@@ -56,7 +59,7 @@ def accuracy(models: Sequence[Model]) -> list[str]:
         apart = -d.value > ERRORS * error
         words = f"{m.name} is worse by {-d.value:.2f} (error over {arms} arms {d.se:.2f}, Monte Carlo {d.mc_se:.2f})"
         said = "predicts worse, beyond two errors" if apart else f"the data cannot tell it from {top.name}"
-        lines.append(f"{words}: {said}{unsure}; few arms make that error itself uncertain")
+        lines.append(f"{words}: {said}{unsure}; so few arms make that error itself uncertain")
     return lines
 
 
@@ -81,7 +84,8 @@ def evidence(models: Sequence[Model]) -> list[str]:
             d = log_bayes_factor(m, top)
             found = grade(-d.value, d.se)
             said = f"{found} {m.name} from {top.name}" if found == CANNOT_TELL else f"{found} against {m.name}"
-            lines.append(f"{_factor(d.value, d.se)} {said}")
+            unsure = " (a k-hat forbids to trust this)" if max(m.evidence[2], top.evidence[2]) >= KHAT else ""
+            lines.append(f"{_factor(d.value, d.se)} {said}{unsure}")
     return lines
 
 
@@ -111,13 +115,8 @@ def question(models: Sequence[Model]) -> list[str]:
     if not all(pairs.values()):
         return lines
     top, other = (max(group, key=lambda m: _total(m)) for group in pairs.values())
-    explains = [all(p.inside() for p in m.healthy if p.target.statistic == "platelet_rise") for m in (top, other)]
-    words = {True: "explains", False: "does not explain"}
     if top.healthy and other.healthy:
-        lines.append(
-            f"So saturable clearance {words[explains[0]]} healthy volunteers and patients with one potency, and linear "
-            f"clearance {words[explains[1]]} them"
-        )
+        lines.append(f"So saturable clearance {_explains(top)}; linear clearance {_explains(other)}")
     parts = []
     if math.isfinite(top.evidence[0]) and math.isfinite(other.evidence[0]):
         d = log_bayes_factor(other, top)
@@ -127,6 +126,17 @@ def question(models: Sequence[Model]) -> list[str]:
     if parts:
         lines.append(f"To deny saturation ({other.name} instead of {top.name}) costs {' and '.join(parts)}")
     return lines
+
+
+def _explains(m: Model) -> str:
+    """Whether a model's healthy rises, and nearly all of its patients' counts, lie inside their 95% intervals."""
+    rises = [p.inside() for p in m.healthy if p.target.statistic == "platelet_rise"]
+    counts = [row["inside"] for row in numbers.predictions(m.run.result)]
+    both = all(rises) and sum(counts) >= NEARLY_ALL * len(counts)
+    return (
+        f"{'explains' if both else 'does not explain'} healthy volunteers and patients with one potency "
+        f"({sum(rises)} of {len(rises)} rises and {sum(counts)} of {len(counts)} counts inside)"
+    )
 
 
 def _total(m: Model) -> float:

@@ -32,6 +32,9 @@ def side_by_side(models: Sequence[Model]) -> Figure:
         _rates(axes[1], models)
         if wide == 3:
             _rises(axes[2], models, rises)
+        shown = [axes[i].get_legend_handles_labels() for i in (0, 1)]
+        fig.legend([h for hs, _ in shown for h in hs], [n for _, ns in shown for n in ns], loc="outside lower center",
+                   ncols=2 + arms)  # fmt: skip
         for ax in axes[1:]:
             ax.tick_params(axis="y", labelleft=False)
     return fig
@@ -60,9 +63,6 @@ def _differences(ax: Axes, models: Sequence[Model]) -> None:
     ax.axvline(0, **plots.MARKED)
     ax.set_title("Difference to the best (± 2 errors)")
     ax.set_xlabel("natural log units")
-    handles, names = ax.get_legend_handles_labels()
-    if handles:
-        ax.legend(handles, names, loc="lower left")
     _names(ax, models)
 
 
@@ -83,7 +83,6 @@ def _rates(ax: Axes, models: Sequence[Model]) -> None:
         ax.plot([], [], color=colours[arm], lw=3, label=arm)
     ax.set_title("Response at the landmark")
     ax.set_xlabel("patients (%); diamonds: observed")
-    ax.legend(loc="best", fontsize=8)
     _names(ax, models)
 
 

@@ -16,7 +16,7 @@ NAME = "report.html"
 
 def render(models: Sequence[Model], verdict: Sequence[str], question: Sequence[str], draws: int, seed: int) -> str:
     """The page of some compared models with the sentences of the verdict and of the healthy volunteers."""
-    from inference import comparison, labels, plots_comparison
+    from inference import comparison, comparison_text, labels, plots_comparison
     from inference.report import numbers
     from inference.report.figures import data_uri
 
@@ -25,6 +25,7 @@ def render(models: Sequence[Model], verdict: Sequence[str], question: Sequence[s
         "keys": list(models[0].differs),
         "verdict": verdict,
         "question": question,
+        "answer": [text for text in question if text.startswith(comparison_text.ANSWER)],
         "picture": data_uri(plots_comparison.side_by_side(models)),
         "scores": [_scores(m, models) for m in models],
         "rates": _rates(models),

@@ -18,6 +18,7 @@ from inference.predictions import Predicted
 from pkpd.errors import InputError
 from pkpd.published import Target
 from tests.inference import made_up
+from tests.inference.test_report import Page
 
 LINEAR = {"name": comparison.KIM, "value": 1e5, "unit": "1e9/L", "source": "a test", "status": "assumed"}
 
@@ -178,6 +179,7 @@ def test_the_question_of_healthy_volunteers_is_answered():
     assert comparison.healthy_score(found[0]) == pytest.approx(exact, abs=0.1)
     said = comparison_text.question(found)
     assert "saturable clearance explains" in said[-2] and "linear clearance does not explain" in said[-2]
+    assert "(1 of 1 rises and 15 of 15 counts inside)" in said[-2] and "(0 of 1 rises" in said[-2]
     assert "To deny saturation (linear instead of saturable) costs 3.00 (error 0.14)" in said[-1]
     assert comparison_text.question(found[:1])[-1].startswith("saturable (saturable immune clearance)")
 
@@ -208,6 +210,7 @@ def test_the_command_prints_and_writes(folders, tmp_path, capsys):
     rates = table[(table["quantity"] == "response_week_8 (%)") & (table["model"] == "one")].set_index("arm")
     assert rates.loc["placebo", "observed"] == pytest.approx(100 * 5 / 85, rel=1e-4)
     page = (out / "report.html").read_text()
+    Page(page)  # its tags nest
     assert "Models side by side" in page and "http-equiv" in page and "<script" not in page
     assert json.loads((out / "manifest.json").read_text())["command"] == "compare"
     assert main(["compare", *folders, "--scenario", "none", "--out", str(out)]) == BAD_INPUT
