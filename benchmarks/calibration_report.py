@@ -123,8 +123,8 @@ def picture(path: Path, found: Mapping[str, Mapping[str, Any]], stated: Mapping[
         axis.fill_between(at, band.lower / len(ranks) - at, band.upper / len(ranks) - at, color="0.88", step="mid")
         axis.plot(at, calibration.below(ranks, DRAWS) / len(ranks) - at, color=colour, lw=1.2, drawstyle="steps-mid")
         axis.axhline(0, color="0.6", lw=0.6)
-        title = quantity.removeprefix("log ") if quantity.endswith("_iiv_log_sd") else quantity
-        axis.set_title(title if name == "right" else f"{name}:\n{quantity}", fontsize=6.5)
+        title = quantity.replace("_iiv_log_sd", ", iiv sd")
+        axis.set_title(title if name == "right" else f"{name}:\n{quantity}", fontsize=5.8)
         axis.tick_params(labelsize=6)
         axis.text(
             0.97, 0.04, f"p {shown(found[name]['p'][quantity])}", transform=axis.transAxes, ha="right", fontsize=6.5
