@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CHECK_POINTS = 50
 SHAPE = 100  # added to the number of a round: draws of the points by which its shape is chosen
+LARGEST_FACTOR = 10.0  # by which a surface's covariance is multiplied, where fresh points find its errors too small
 VECTORS_A_TERM = 1.5  # at least: with fewer the regression follows the noise of every batch
 AIM = 0.75  # of the limit of the surface's error: what the next round is to reach
 GROWTH = (2.0, 8.0)  # least and most of a round's patients, in those of the round before
@@ -118,6 +119,10 @@ def one_round(
 ) -> Fit:
     """The round after those of ``before``: simulation at vectors from the prior or, widened, from ``start``; surface;
     NUTS; and, from the config's last round on, the choice of the shape and the error of the surface.
+
+    From the second round on the covariance of the surface is multiplied by the ratio of squared error to claimed
+    variance at fresh points of the posterior before, where that exceeds 1: regression takes lack of fit for noise that
+    averages out, and it does not.
     """
     config, r = p.config, len(before)
     where = f"run {number + 1}, " if config.replicates > 1 else ""
@@ -140,14 +145,18 @@ def one_round(
     settings = {"near": p.data, "further": more, "further_n": p.further_n}
     with timed(row, "seconds_regression"):
         surface = fit_surface(theta, mean, second, size.patients, **settings)
-    if r + 1 >= len(config.rounds) and config.refine.cubic and last is not None:
-        with timed(row, "seconds_regression"):
-            cubic = fit_surface(theta, mean, second, size.patients, cubic=config.refine.cubic, **settings)
+    if last is not None:
         with timed(row, "seconds_check"):
             seen = fresh(p, last.points, number, SHAPE + r, progress, keep.at("shape"))
-        errors = [error_at(p, s, last.points, seen).rms for s in (surface, cubic)]
-        row |= {"error_quadratic": errors[0], "error_cubic": errors[1]}
-        surface = cubic if errors[1] < errors[0] else surface
+        found = error_at(p, surface, last.points, seen)
+        if r + 1 >= len(config.rounds) and config.refine.cubic:
+            with timed(row, "seconds_regression"):
+                cubic = fit_surface(theta, mean, second, size.patients, cubic=config.refine.cubic, **settings)
+            richer = error_at(p, cubic, last.points, seen)
+            row |= {"error_quadratic": found.rms, "error_cubic": richer.rms}
+            surface, found = (cubic, richer) if richer.rms < found.rms else (surface, found)
+        row["covariance_factor"] = float(np.clip(np.nan_to_num(found.chi_square), 1.0, LARGEST_FACTOR))
+        surface = surface._replace(covariance=row["covariance_factor"] * surface.covariance)
     row["terms"] = surface.coefficients.shape[1]
     with timed(row, "seconds_nuts"):
         result = fit_arms(
