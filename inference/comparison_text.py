@@ -66,7 +66,12 @@ def accuracy(models: Sequence[Model]) -> list[str]:
 def evidence(models: Sequence[Model]) -> list[str]:
     """What the log evidence says of every model against the best."""
     lines = [
-        f"{m.name}: no log evidence: it is computed where the correction runs (correction.draws above 0; not --quick)"
+        f"{m.name}: no log evidence: "
+        + (
+            "the run was made before it was computed; fit it again"
+            if m.run.result.correction
+            else "it is computed where the correction runs (correction.draws above 0, which --quick sets to 0)"
+        )
         for m in models
         if not m.reason and not math.isfinite(m.evidence[0])
     ]
