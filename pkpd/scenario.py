@@ -295,9 +295,10 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
-def with_predictions() -> tuple[str, ...]:
-    """Names of the shipped scenarios that predict published numbers."""
-    return tuple(name for name in shipped() if "predictions" in read_toml(FOLDER / f"{name}.toml"))
+def with_predictions(drug: str = "hetrombopag") -> tuple[str, ...]:
+    """Names of the shipped scenarios that predict published numbers of a drug."""
+    tables = {name: read_toml(FOLDER / f"{name}.toml") for name in shipped()}
+    return tuple(name for name, t in tables.items() if "predictions" in t and any(a["drug"] == drug for a in t["arms"]))
 
 
 def load_scenario(path: str | Path, settings: Sequence[str] = ()) -> Scenario:

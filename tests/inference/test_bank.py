@@ -180,7 +180,7 @@ def test_the_posterior_is_that_of_quadrature():
     rescue = np.minimum(rng.binomial(N, rate[:, 5]), N - week_8)
     data = ArmData(ARMS, N, np.stack([week_8, any_, s75, rng.binomial(N, rate[:, 4]), rescue], axis=1))
     arms = [SimpleNamespace(name=name, population=load_library().population()) for name in ARMS]
-    p = SimpleNamespace(prior=PRIOR, arms=arms, fitted=data)
+    p = SimpleNamespace(prior=PRIOR, arms=arms, fitted=data, studies=())
     b = toy_bank(12_000, 4, pilots(2, 200, 0.4))
     found = bank_model.posterior(p, b, jax.random.key(0), warmup=200, draws=200)
     assert found.samples[EC50].shape == (4, 200) and found.courses == 24_000

@@ -206,7 +206,7 @@ def test_analysis_may_be_absent(file):
     assert load_scenario(file(text)).analysis is None
 
 
-@pytest.mark.parametrize("name", sorted({*shipped()} - {*with_predictions()}))
+@pytest.mark.parametrize("name", sorted({*shipped()} - {*with_predictions(), *with_predictions("eltrombopag")}))
 def test_described_in_words(name):
     scenario = load_scenario(name, ["parameters.dimer_hill=2", "dropout.hazard_per_week=0.01"])
     text = describe(scenario)
@@ -320,6 +320,16 @@ def test_shipped_predictions_are_all_that_is_held_out():
     found = {(t.study, t.arm, t.published) for name in with_predictions() for t in targets(load_scenario(name))}
     rows = [row for table in ("other_trials", "food") for row in published(table).itertuples()]
     assert found == {(row.study, row.arm, row.quantity) for row in rows}
+
+
+@pytest.mark.parametrize("name", with_predictions("eltrombopag"))
+def test_scenarios_of_the_comparator_take_theirs_from_the_class_data(name):
+    found = targets(load_scenario(name))
+    assert found and {t.status for t in found} <= {"published", "assumed"}
+    rows = published("class_trials")
+    for t in found:
+        own = rows[(rows["study"] == t.study) & (rows["arm"] == t.arm) & (rows["quantity"] == t.published)]
+        assert own["value"].tolist() == [t.observed]
 
 
 BAD_CROSSOVER = {
