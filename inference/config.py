@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Engine = Literal["auto", "kernel", "xla", "reference"]
 
 MAX_ROUNDS = 20
+LEAST_CORRECTED = 50  # draws from whose tail a Pareto law can be told
 # What --quick changes, unless the config says otherwise: a thin thread through the whole fit, never a final result.
 QUICK: dict[str, Any] = {
     "rounds": [{"vectors": 640, "patients": 48}, {"vectors": 1024, "patients": 64}],
@@ -107,6 +108,12 @@ class Correction(Table):
     draws: int = Field(1000, ge=0, le=10**5)
     patients: int = Field(16384, ge=2048, le=10**6)
     rounds: int = Field(1, ge=0, le=5)  # further rounds, from the weighted draws, while it does not confirm the fit
+
+    @model_validator(mode="after")
+    def _enough(self) -> Correction:
+        if 0 < self.draws < LEAST_CORRECTED:
+            raise InputError(f"correction.draws = {self.draws}; legal: 0, or {LEAST_CORRECTED} and more")
+        return self
 
 
 class Predictive(Table):

@@ -109,6 +109,12 @@ def test_toml_of_anything_reads_back_equal(table):
     assert tomllib.loads(dump_toml(table)) == table
 
 
+def test_a_correction_by_too_few_draws_is_told():
+    assert load(None, ["correction.draws=50"]).correction.draws == 50
+    with pytest.raises(InputError, match=r"correction.draws = 20; legal: 0, or 50 and more"):
+        load(None, ["correction.draws=20"])
+
+
 def test_the_structure_of_omega():
     block = plan(load(None, ['omega.blocks=[["receptor_ec50_nM","clearance_l_per_h"]]'])).prior
     assert block.names[-1] == "correlation[clearance_l_per_h,receptor_ec50_nM]" and block.dimension == 27
