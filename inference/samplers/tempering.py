@@ -70,7 +70,7 @@ class _Law(NamedTuple):
     root: Floats  # [d, d] Cholesky factor of the covariance
 
     def white(self, x: Floats) -> Floats:
-        return np.linalg.solve(self.root, (x - self.mean).T).T
+        return np.asarray(np.linalg.solve(self.root, (x - self.mean).T).T, np.float64)
 
 
 def tempered(
@@ -186,6 +186,6 @@ def _root(particles: Floats, weights: Floats) -> Floats:
     """Cholesky factor of the weighted covariance of the particles."""
     covariance = np.atleast_2d(np.cov(particles.T, aweights=weights))
     try:
-        return np.linalg.cholesky(covariance + 1e-9 * np.diag(np.diag(covariance)))
+        return np.asarray(np.linalg.cholesky(covariance + 1e-9 * np.diag(np.diag(covariance))), np.float64)
     except np.linalg.LinAlgError:
         raise InputError(f"too few distinct particles for {particles.shape[1]} coordinates") from None
