@@ -29,6 +29,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from inference import bank_model, direct, rounds  # noqa: E402
+from inference.checkpoint import Checkpoint  # noqa: E402
 from inference.config import load  # noqa: E402
 from inference.diagnostics import ALLOWED_DIFFERENCE_SD, ALLOWED_ERRORS  # noqa: E402
 from inference.manifest import code_hash  # noqa: E402
@@ -83,7 +84,7 @@ def problem(seed: int, sizes: Sizes) -> Plan:
 def surface(p: Plan, r: int, folder: Path, progress: Progress) -> dict[str, Any]:
     """Rounds of the surface route, as ``pkpd fit`` makes them, its correction left out."""
     key = jax.random.fold_in(jax.random.key(p.config.seed), 1000 + r)
-    found = rounds.replicate(p, r, key, folder / f"surface-{r + 1}", progress, {})
+    found = rounds.replicate(p, r, key, Checkpoint(folder / f"surface-{r + 1}"), progress)
     per_check = rounds.CHECK_POINTS * 2 * (CHECK_PATIENTS_QUICK if p.config.quick else CHECK_PATIENTS)
     patients = sum(
         row["vectors"] * row["patients"] + per_check * (("error_cubic" in row) + ("surface_error_rms" in row))

@@ -134,10 +134,10 @@ def run(folder: Path, seed: int, data_sets: int, names: list[str]) -> None:
         if not missing:
             continue
         drawn: dict[str, Any] = attempt(lambda: {"case": cases.draw(plan, seed, number)})  # noqa: B023
-        case, fitted = drawn.pop("case", None), {}
+        case, fitted = drawn.pop("case", None), dict[str, Any]()
         counts = None if case is None else case.plan.data.counts.tolist()
         for name in missing:
-            outcome = drawn if case is None else attempt(lambda: cases.outcome(name, case, fitted, folder))  # noqa: B023
+            outcome = drawn if case is None else attempt(lambda: cases.outcome(name, case, fitted))  # noqa: B023
             about = {"data_set": number, "fit": name, "counts": counts}
             write_bytes(file_of(folder, number, name), json.dumps(about | outcome).encode())
             done += 1

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +26,7 @@ from inference.arms import (
     log_probabilities,
     probabilities,
 )
+from inference.checkpoint import NOTHING_KEPT
 from inference.moments import PRIOR
 from inference.population import Plan, spread
 from inference.priors import JointPrior, Lognormal
@@ -84,11 +83,10 @@ def draw(p: Plan, base: int, number: int) -> Case:
     return Case(number, p, theta[0], truth)
 
 
-def fit(p: Plan, folder: Path) -> Posterior:
+def fit(p: Plan) -> Posterior:
     """The rounds of ``population.fit`` and NUTS, one replicate."""
-    with tempfile.TemporaryDirectory(dir=folder) as checkpoint:
-        key = jax.random.fold_in(jax.random.key(p.config.seed), 1000)
-        f = rounds.replicate(p, 0, key, Path(checkpoint), silent, {})
+    key = jax.random.fold_in(jax.random.key(p.config.seed), 1000)
+    f = rounds.replicate(p, 0, key, NOTHING_KEPT, silent)
     shape = f.logits.shape[:2]
     return Posterior(p, f.surface, f.coordinates.reshape(*shape, -1), f.logits, f.samples, f.sample_stats, f.error)
 
@@ -201,7 +199,7 @@ def ranked(case: Case, post: Posterior) -> dict[str, int]:
     """
     names = case.plan.prior.coordinate_names
     theta = case.theta[[names.index(name) for name in post.plan.prior.coordinate_names]]
-    draws = [spread(flat(x), DRAWS) for x in (post.coordinates, post.logits)]
+    draws = [x[spread(x.shape[:2], DRAWS)] for x in (post.coordinates, post.logits)]
     found = quantities(post, *(np.concatenate([t[None], x]) for t, x in zip((theta, case.logits), draws, strict=True)))
     values = np.stack(list(found.values()), axis=1)
     key = jax.random.fold_in(jax.random.key(case.plan.config.seed), 3000)
@@ -230,11 +228,12 @@ def information(logits: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 def covariance_share(post: Posterior) -> float:
     """Variance of the surface over that which the trial's counts leave a logit by itself, mean over all and draws."""
-    logits, variances = evaluate(post.surface, spread(flat(post.coordinates), DRAWS))
+    at = spread(post.logits.shape[:2], DRAWS)
+    logits, variances = evaluate(post.surface, post.coordinates[at])
     return float((variances * information(logits.reshape(DRAWS, -1, 6), post.plan.data.n)).mean())
 
 
-def outcome(name: str, case: Case, fitted: dict[str, Any], folder: Path) -> dict[str, Any]:
+def outcome(name: str, case: Case, fitted: dict[str, Any]) -> dict[str, Any]:
     """Fit a data set the way ``name`` says and rank its truth.
 
     ``fitted`` keeps the right fit and the noisy surface of this data set for the other ways.
@@ -242,7 +241,7 @@ def outcome(name: str, case: Case, fitted: dict[str, Any], folder: Path) -> dict
 
     def right() -> Posterior:
         if "right" not in fitted:
-            fitted["right"] = fit(case.plan, folder)
+            fitted["right"] = fit(case.plan)
         return fitted["right"]
 
     def wide() -> Surface:
@@ -261,7 +260,7 @@ def outcome(name: str, case: Case, fitted: dict[str, Any], folder: Path) -> dict
     elif name == "prior counted twice":
         post = refit(right(), prior=twice(case.plan.prior))
     elif name == "rescue ignored":
-        post = fit(without_rescue(case.plan), folder)
+        post = fit(without_rescue(case.plan))
     else:
         raise InputError(f"no fit is called {name!r}")
     figures, reasons = hopeless(post)
