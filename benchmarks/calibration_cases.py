@@ -23,6 +23,7 @@ from inference.arms import (
     Association,
     Counts,
     arrays,
+    log_likelihood,
     log_probabilities,
     probabilities,
 )
@@ -92,7 +93,11 @@ def fit(p: Plan) -> Posterior:
 
 
 def refit(
-    right: Posterior, *, prior: JointPrior | None = None, surface: Surface | None = None, likelihood: Any = None
+    right: Posterior,
+    *,
+    prior: JointPrior | None = None,
+    surface: Surface | None = None,
+    likelihood: Any = log_likelihood,
 ) -> Posterior:
     """NUTS once more on the last surface of the right fit, so on its simulations, with something changed."""
     p = right.plan
@@ -102,8 +107,8 @@ def refit(
         [a.name for a in p.arms],
         p.fitted,
         jax.random.fold_in(jax.random.key(p.config.seed), 2000),
+        likelihood=likelihood,
         **rounds.sampler_settings(p.config),
-        **({} if likelihood is None else {"likelihood": likelihood}),
     )
     samples = {n: result.samples[n] for n in p.prior.names}
     coordinates = np.asarray(p.prior.unconstrained(samples), np.float64)

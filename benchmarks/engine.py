@@ -60,6 +60,7 @@ class Recorded(NamedTuple):
 def drawers() -> Any:
     """The patients of the tests: one place draws ordinary ones and the box."""
     spec = importlib.util.spec_from_file_location("drawn", DRAWN)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

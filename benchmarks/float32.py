@@ -82,7 +82,7 @@ def course(patients: Any, uniform: Any, doses: Any, engine: str = AUTOMATIC) -> 
         now = move.read(y)
         count = jnp.maximum(1, now.platelets_1e9_per_l * residual)
         chance = endpoints.rescue_probability(
-            count, *(noise[i].astype(dtype) for i in (3, 4)), endpoints.RESCUE_INTERVAL_D
+            count, noise[3].astype(dtype), noise[4].astype(dtype), endpoints.RESCUE_INTERVAL_D
         )
         rescued = rescued | (u < chance)
         values = fast.state(carried(y), c)._asdict() | now._asdict()
@@ -101,7 +101,8 @@ def compare(kind: str, batches: int, engine: str = AUTOMATIC, seed: int = 50) ->
     drawn = drawers()
     absolute: dict[str, float] = dict.fromkeys(UNITS, 0.0)
     relative: dict[str, list[np.ndarray]] = {name: [] for name in UNITS}
-    events, failed = [], 0
+    events: list[np.ndarray] = []
+    failed = 0
     for b in range(batches):
         double = getattr(drawn, kind)(BATCH, seed=seed + b)
         single = drawn.cast(double, jnp.float32)
@@ -118,7 +119,8 @@ def compare(kind: str, batches: int, engine: str = AUTOMATIC, seed: int = 50) ->
             there = y >= NOT_NEGLIGIBLE * y.max(0)
             absolute[name] = max(absolute[name], float(np.abs(x - y).max()))
             relative[name].append(np.abs(x - y)[there & (y > 0)] / y[there & (y > 0)])
-    n, rows = batches * BATCH, []
+    n = batches * BATCH
+    rows: list[tuple[Any, ...]] = []
     for name, unit in UNITS.items():
         r = np.concatenate(relative[name])
         rows.append(

@@ -69,7 +69,7 @@ def loss(p: Parameters, dose_mg: jax.Array, omega: jax.Array, observed: jax.Arra
     return ((jnp.log(model(p, dose_mg, omega)) - jnp.log(observed)) ** 2).sum()
 
 
-def along(p: Parameters, *args: jax.Array) -> tuple:
+def along(p: Parameters, *args: Any) -> tuple:
     """The loss and its derivative in one direction, all parameters of a patient together."""
     return jax.jvp(lambda p: loss(p, *args), (p,), (p,))
 
@@ -126,7 +126,7 @@ def exact_elasticities(p: Parameters, dose_mg: jax.Array, omega: jax.Array) -> n
     """The same by differences of the reference solver."""
     weekly, omega, n = np.asarray(dose_mg)[::DAYS_A_WEEK], np.asarray(omega), dose_mg.shape[1]
     varied = [p._replace(**{Parameters._fields[i]: p[i] * (1 + STEP * t)}) for i in ACTING for t, _ in STENCIL]
-    wide = Parameters(*(np.concatenate(leaves) for leaves in zip(*varied, strict=True)))
+    wide = Parameters(*(jnp.concatenate(leaves) for leaves in zip(*varied, strict=True)))
     copies = len(varied)
     found = solve(wide, np.tile(weekly, copies), np.tile(omega, copies), RTOL, "explicit")()[0]
     log = np.log(found).reshape(WEEKS, len(ACTING), len(STENCIL), n)
@@ -165,8 +165,8 @@ def main() -> None:
         kept = {days: memory(days, accuracy) for days in (28, 56, 112)}
         record["bytes_a_patient"][accuracy] = kept
         steps = sum(map(len, grid.accuracy(accuracy)))
-        cells = ", ".join(f"{days} days {size:,.0f}" for days, size in kept.items())
-        print(f"{accuracy} ({steps} steps a day): {cells}; a day more {(kept[112] - kept[56]) / 56:,.0f}", flush=True)
+        by_days = ", ".join(f"{days} days {size:,.0f}" for days, size in kept.items())
+        print(f"{accuracy} ({steps} steps a day): {by_days}; a day more {(kept[112] - kept[56]) / 56:,.0f}", flush=True)
 
     given = cohort(drawn, args.compared, jnp.float64)
     exact = exact_elasticities(*given)

@@ -115,7 +115,9 @@ def roofline(steps: grid.Grid = grid.DEFAULT, days: int = DAYS[-1]) -> dict[str,
     of_step = operations(step, c, (one, y, y.socs_excess))
     # the coefficients have no patients axis of their own: what moves are the two scalars of the step
     again = operations(coefficients, c, (hours[0], ka[0]))
-    rows = pallas.split((k._replace(absorption=None, no_dose_absorption=None), arrival), 1)[1].shape[1]
+    rows = pallas.split(({n: x for n, x in k._asdict().items() if not n.endswith("absorption")}, arrival), 1)[1].shape[
+        1
+    ]
     read = 4 * (rows + len(jax.tree.leaves(k.absorption)))
     n = grid.steps_of(steps, days)
     seconds = {
@@ -148,8 +150,8 @@ def at_rest(p: Parameters) -> State:
 
 def patients(n: int, days: tuple[int, ...], dtype: Any) -> tuple[Parameters, Array, Array]:
     """Patients as the visit loop has them, doses in nmol [visits, n] and drift [weeks, n]."""
-    zero = np.zeros(n, np.int32)
-    keys = random.patient_keys(random.root(SEED), zero, zero, np.arange(n))
+    zero = jnp.zeros(n, jnp.int32)
+    keys = random.patient_keys(random.root(SEED), zero, zero, jnp.arange(n))
     drawn = cohort.draw(load_library().population(dtype), keys, phase3.arm(2.5).baseline_below)
     mg = np.random.default_rng(SEED).choice(LEVELS_MG, (len(days), n))
     dose = pharmacokinetics.arriving_nmol(jnp.asarray(mg, dtype), drawn.parameters)

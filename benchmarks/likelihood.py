@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
@@ -41,7 +42,7 @@ def both(logits: np.ndarray, data: ArmData, rho: np.ndarray) -> tuple[np.ndarray
     """Log probabilities [draws, A] under the exact and the normal law."""
     counts, link = arrays(data, int(data.n.max()) + 1), association(rho)
     exact = jax.jit(jax.vmap(lambda x: log_likelihood(x, counts, link)))(logits)
-    normal = jax.jit(jax.vmap(lambda x: log_likelihood_normal(x, counts, rho)))(logits)
+    normal = jax.jit(jax.vmap(lambda x: log_likelihood_normal(x, counts, jnp.asarray(rho))))(logits)
     return np.asarray(exact), np.asarray(normal)
 
 

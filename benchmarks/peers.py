@@ -48,7 +48,7 @@ CHECK_RTOL = 1e-11
 
 def draw(known: int) -> tasks.Task:
     """Patients as the trial draws them, and the truth of the first ``known`` of them."""
-    keys = random.patient_keys(random.root(SEED), *np.broadcast_arrays(0, 0, np.arange(DRAWN)))
+    keys = random.patient_keys(random.root(SEED), *jnp.broadcast_arrays(0, 0, jnp.arange(DRAWN)))
     drawn = cohort.draw(load_library().population(jnp.float64), keys, jnp.asarray(BASELINE_BELOW))
     omega = np.asarray(trial.drift(drawn.noise, keys, tasks.WEEKS, jnp.float64))
     p = {name: np.asarray(x) for name, x in drawn.parameters._asdict().items()}

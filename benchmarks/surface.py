@@ -55,7 +55,7 @@ def main() -> None:
         row = f"{size:15,d}"
         for cubic in (0, p.config.refine.cubic):
             surface = fit_surface(theta[:K], mean[:K], second[:K], PATIENTS, near=p.data, cubic=cubic)
-            error = surface_error(surface, points, seen[0], seen[1], p.data.n)
+            error = surface_error(surface, points, seen[0], seen[1], p.data.n.astype(np.float64))
             expected = np.sqrt(np.mean(np.asarray(surface.effective_terms) * np.asarray(surface.dispersion) * n / size))
             row += f"   {error.rms:.3f} ({error.rms_se:.3f}) {expected:.3f} {error.chi_square:5.2f}"
         print(row, flush=True)

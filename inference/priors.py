@@ -21,6 +21,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from jax.nn import log_sigmoid, log_softmax
+from jax.typing import ArrayLike
 from scipy.special import betaincinv, betaln, digamma, gammaincinv, gammaln, ndtr, polygamma
 
 from pkpd import random
@@ -296,14 +297,14 @@ class JointPrior:
         columns = [c for e in self.elements for c in _unconstrain(e, [jnp.asarray(values[n]) for n in _names(e)])]
         return jnp.stack(columns, axis=-1)
 
-    def constrained(self, coordinates: Array) -> dict[str, Array]:
+    def constrained(self, coordinates: ArrayLike) -> dict[str, Array]:
         """Natural values by name, each [...], of coordinates [..., d]."""
         values: dict[str, Array] = {}
         for e, part in self._parts(jnp.asarray(coordinates)):
             values |= dict(zip(_names(e), _constrain(e, part), strict=True))
         return values
 
-    def log_density(self, coordinates: Array) -> Array:
+    def log_density(self, coordinates: ArrayLike) -> Array:
         """Log prior density [...] of coordinates [..., d], with respect to the coordinates."""
         coordinates = jnp.asarray(coordinates)
         total = jnp.zeros(coordinates.shape[:-1], coordinates.dtype)

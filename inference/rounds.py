@@ -227,7 +227,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Fit:
     )
 
 
-def sampler_settings(config: Config) -> dict[str, int]:
+def sampler_settings(config: Config) -> dict[str, Any]:
     """NUTS as the config has it."""
     return config.sampler.model_dump()
 

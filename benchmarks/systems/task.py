@@ -8,7 +8,7 @@ clearance, once a week: 120 stretches of constant rates, each solved from its st
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,8 +41,8 @@ class Stretches(NamedTuple):
 
 def save(path: Path, task: Task) -> None:
     """The task as npz; parameters under their own names."""
-    others = {name: getattr(task, name) for name in Task._fields[1:]}
-    np.savez(path, **task.parameters, **others)
+    arrays: dict[str, Any] = {**task.parameters, **{name: getattr(task, name) for name in Task._fields[1:]}}
+    np.savez(path, **arrays)
 
 
 def load(path: Path) -> Task:

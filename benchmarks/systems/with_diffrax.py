@@ -78,7 +78,8 @@ def solver(name: str) -> Callable:
             y = jnp.where(good, found.ys[0], jnp.nan)
             return y, y
 
-        y = jax.lax.scan(stretch, jnp.stack(start), course)[1][visits]
+        path: jax.Array = jax.lax.scan(stretch, jnp.stack(start), course)[1]
+        y = path[visits]
         return y[:, 14], model.free_concentration_nM(model.State(*y.T), p)
 
     return jax.jit(jax.vmap(one, in_axes=(0, 1, None, None)))
@@ -94,7 +95,7 @@ def batches(task: tasks.Task, s: Setting) -> Iterator[tuple]:
     for i in range(0, s.patients, batch):
         rows = slice(i, i + batch)
         yield (
-            Parameters(**{name: x[rows].astype(dtype) for name, x in p.items()}),
+            Parameters(**{name: jnp.asarray(x[rows], dtype) for name, x in p.items()}),
             tuple(x[:, rows].astype(dtype) for x in columns),
             np.flatnonzero(course.visit),
             dtype(rtol),
@@ -108,8 +109,8 @@ def measured(task: tasks.Task, cores: int, settings: Sequence[Setting]) -> Itera
         kind = s.options[:3]
         if kind not in seconds_compile:
             seconds_compile[kind] = compilation(lambda solve=solve, tiles=tiles: _joined(solve, tiles[:1]), cores)
-        found, seconds = fastest(lambda solve=solve, tiles=tiles: _joined(solve, tiles), cores)
-        yield Measured(s, *found, seconds, seconds_compile[kind])
+        (counts, C), seconds = fastest(lambda solve=solve, tiles=tiles: _joined(solve, tiles), cores)
+        yield Measured(s, counts, C, seconds, seconds_compile[kind])
 
 
 def _joined(solve: Callable, tiles: list) -> tuple:

@@ -75,5 +75,5 @@ def measured(task: tasks.Task, cores: int, settings: Sequence[Setting]) -> Itera
     compiled = {s.options[0]: s for s in settings}
     seconds_compile = {method: compilation(solver(s, cores), cores) for method, s in compiled.items()}
     for s in settings:
-        found, seconds = fastest(solver(s, s.patients), cores)
-        yield Measured(s, *found, seconds, seconds_compile[s.options[0]])
+        (counts, C), seconds = fastest(solver(s, s.patients), cores)
+        yield Measured(s, counts, C, seconds, seconds_compile[s.options[0]])

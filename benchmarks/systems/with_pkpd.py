@@ -54,12 +54,12 @@ def measured(task: tasks.Task, cores: int, settings: Sequence[Setting]) -> Itera
         tiles = []
         for i in range(0, s.patients, width):
             t = tasks.part(task, np.arange(i, min(i + width, s.patients)))
-            p = Parameters(**{name: x.astype(precision) for name, x in t.parameters.items()})
+            p = Parameters(**{name: jnp.asarray(x, precision) for name, x in t.parameters.items()})
             tiles.append((p, t.omega.astype(precision)))
 
         def run(solve: Callable = solve, tiles: list = tiles) -> tuple:
             return tuple(np.concatenate(x, -1) for x in zip(*devices.map_tiles(solve, tiles), strict=True))
 
         seconds_compile = compilation(lambda solve=solve, tiles=tiles: list(devices.map_tiles(solve, tiles[:1])), cores)
-        found, seconds = fastest(run, cores)
-        yield Measured(s, *found, seconds, seconds_compile)
+        (counts, C), seconds = fastest(run, cores)
+        yield Measured(s, counts, C, seconds, seconds_compile)

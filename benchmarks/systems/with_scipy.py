@@ -150,5 +150,5 @@ def measured(task: tasks.Task, cores: int, settings: Sequence[Setting]) -> Itera
                 found = pool.map(partial(solve, s), parts, chunksize=1)
             return tuple(np.concatenate(x, -1) for x in zip(*found, strict=True))
 
-        found, seconds = fastest(run, cores)
-        yield Measured(s, *found, seconds, seconds_compile if s.options[0] == "numba" else 0.0)
+        (counts, C), seconds = fastest(run, cores)
+        yield Measured(s, counts, C, seconds, seconds_compile if s.options[0] == "numba" else 0.0)
