@@ -175,7 +175,7 @@ def quantities(post: Posterior, theta: np.ndarray, logits: np.ndarray) -> dict[s
     found["log prior density"] = np.asarray(p.prior.log_density(theta))
     mean, variances = evaluate(surface, theta)
     rho = np.broadcast_to(np.asarray(surface.rho), (len(theta), *surface.rho.shape))
-    rows, data = np.arange(len(p.arms)), arrays(p.fitted, int(p.fitted.n.max()) + 1)
+    rows, data = np.arange(len(p.arms)), arrays(p.fitted, p.fitted.largest + 1)
     z = correction.normals(jax.random.key(INTEGRATION_KEY), mean.shape[1])
     found["log likelihood"] = correction.marginal(mean, variances, np.asarray(surface.correlation), rho, rows, data, z)
     rates = np.asarray(probabilities(jnp.asarray(logits)))

@@ -40,7 +40,7 @@ def correlations(run: store.FitResult, folder: Path) -> np.ndarray:
 
 def both(logits: np.ndarray, data: ArmData, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Log probabilities [draws, A] under the exact and the normal law."""
-    counts, link = arrays(data, int(data.n.max()) + 1), association(rho)
+    counts, link = arrays(data, data.largest + 1), association(rho)
     exact = jax.jit(jax.vmap(lambda x: log_likelihood(x, counts, link)))(logits)
     normal = jax.jit(jax.vmap(lambda x: log_likelihood_normal(x, counts, jnp.asarray(rho))))(logits)
     return np.asarray(exact), np.asarray(normal)

@@ -66,7 +66,7 @@ def arm_problem(
     for arm in data.arms:
         if arm not in arms:
             raise InputError(f"the surface has no arm '{arm}'{nearest(arm, arms)}")
-    rows = np.array([list(arms).index(arm) for arm in data.arms])
+    rows = np.array([list(arms).index(arm) for arm in data.arms], int)
     link = association(np.asarray(surface.rho)[rows])
     with one_blas_thread():
         roots = variance_roots(np.asarray(surface.covariance))
@@ -197,7 +197,7 @@ def compile_arms(
         VarianceRoots(rows, shape((J, p))),
         shape((J, J)),
         jnp.zeros(len(data.arms), int),
-        arrays(data, int(data.n.max()) + 1),
+        arrays(data, data.largest + 1),
         association(np.broadcast_to(np.eye(5), (len(data.arms), 5, 5))),
         further.further(studies, np.eye(E), np.ones(E)),
     )
@@ -225,7 +225,7 @@ def fit_arms(
 
     Chains start at prior draws shrunk halfway to the centre of the surface's design.
     """
-    problem = arm_problem(surface, arms, data, terms=int(data.n.max()) + 1, studies=studies)
+    problem = arm_problem(surface, arms, data, terms=data.largest + 1, studies=studies)
     key, start_key = jax.random.split(key)
     start = prior.unconstrained(prior.draws(start_key, chains))
     middle = (jnp.asarray(surface.centre) + start) / 2

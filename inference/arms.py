@@ -56,8 +56,13 @@ class ArmData:
         return _rows(self, [a in _known(self, arms) for a in self.arms])
 
     def without(self, arms: Sequence[str]) -> ArmData:
-        """The same data with some arms left out."""
+        """The same data with some arms left out; InputError if none is left."""
         return _rows(self, [a not in _known(self, arms) for a in self.arms])
+
+    @property
+    def largest(self) -> int:
+        """Patients of the largest arm; 0 without arms."""
+        return int(self.n.max(initial=0))
 
 
 def _known(data: ArmData, arms: Sequence[str]) -> tuple[str, ...]:
@@ -158,7 +163,7 @@ def arrays(data: ArmData, terms: int | None = None) -> Counts:
     y8, y_any, y75 = (data.counts[:, j] for j in NESTED)
     first = np.maximum(0, y8 - (y_any - y75))
     last = np.minimum(y75, y8)
-    width = int((last - first).max()) + 1
+    width = int((last - first).max(initial=0)) + 1
     if terms is not None and terms < width:
         raise ValueError(f"terms = {terms} is below the {width} terms of these counts")
     both = first[:, None] + np.arange(terms or width)

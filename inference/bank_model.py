@@ -89,9 +89,9 @@ def _sampler(prior: JointPrior, which: Reweighted, warmup: int, draws: int) -> N
 
 def problem_of(p: Plan, bank: Bank) -> Problem:
     """The counts of a plan and its bank."""
-    rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms])
+    rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms], int)
     link = association(np.asarray(bank.rho)[rows])
-    return Problem(bank, jnp.asarray(rows), arrays(p.fitted, int(p.fitted.n.max()) + 1), link)
+    return Problem(bank, jnp.asarray(rows), arrays(p.fitted, p.fitted.largest + 1), link)
 
 
 def posterior(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -221,7 +222,7 @@ def _plan(config: Config) -> Plan:
         raise InputError(f"scenario {config.scenario} is a crossover; legal: parallel groups, which a fit takes")
     reported = from_table(table, source=source)
     data = reported.select([arm.name for arm in scenario.arms if arm.name in reported.arms] or [scenario.arms[0].name])
-    fitted = data.without(config.data.leave_out)
+    fitted = _kept(config, data)
     sizes = {arm.name: arm.n for arm in scenario.arms}
     for arm, n in zip(data.arms, data.n.tolist(), strict=True):
         if arm not in sizes:
@@ -241,6 +242,13 @@ def _plan(config: Config) -> Plan:
         raise InputError(f"studies: two have the trial.name {names[-1]!r}; legal: a name for each")
     prior = further_prior(prior, library, names, further_drugs, priors)
     return Plan(library, prior, data, fitted, scenario, studies)
+
+
+def _kept(config: Config, data: ArmData) -> ArmData:
+    """The arms that are fitted: none at all only where further studies are."""
+    if config.studies and set(data.arms) <= set(config.data.leave_out):
+        return replace(data, arms=(), n=data.n[:0], counts=data.counts[:0])
+    return data.without(config.data.leave_out)
 
 
 def hill_is_one(config: Config, library: Library) -> bool:

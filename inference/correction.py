@@ -105,8 +105,8 @@ def correct(
     each = [np.linspace(0, len(f.coordinates) - 1, share).astype(int) for f in fits]
     theta = np.concatenate([f.coordinates[rows] for f, rows in zip(fits, each, strict=True)])
     seen = simulated(p, theta, size.patients, progress, draw=number, keep=keep)
-    rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms])
-    data = arrays(p.fitted, int(p.fitted.n.max()) + 1)
+    rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms], int)
+    data = arrays(p.fitted, p.fitted.largest + 1)
     z = normals(key, seen.logits.shape[1])
     log_ratios = []
     for i, f in enumerate(fits):

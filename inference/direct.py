@@ -83,12 +83,12 @@ def likelihood(p: Plan, key: Array, patients: int, replicate: int = 0) -> LogLik
     """
     if p.studies:
         raise InputError("studies: the direct route takes the counts of one trial; legal: a config without [[studies]]")
-    largest = int(p.fitted.n.max())
+    largest = p.fitted.largest
     if patients < LEAST_COHORT * largest:
         raise InputError(
             f"patients = {patients} an arm for a trial with {largest}; legal: at least {LEAST_COHORT * largest}"
         )
-    rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms])
+    rows = np.array([[a.name for a in p.arms].index(arm) for arm in p.fitted.arms], int)
     data = arrays(p.fitted, largest + 1)
     part = stream(DIRECT, replicate)
     pilots = np.asarray(p.prior.unconstrained(p.prior.draws(jax.random.fold_in(key, 0), PILOTS)), np.float64)

@@ -110,7 +110,7 @@ def of_surface(
 
     coordinates [S, d]: draws of the surface's posterior, to which the proposal is fitted.
     """
-    rows = np.array([list(arms).index(arm) for arm in data.arms])
+    rows = np.array([list(arms).index(arm) for arm in data.arms], int)
     counts, link = arrays(data), association(np.asarray(surface.rho)[rows])
     reported = further(studies, np.asarray(surface.further_rho), np.asarray(surface.further_sd))
     root = np.linalg.cholesky(np.asarray(surface.correlation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 import toy
 from scipy import stats
 from scipy.special import logsumexp
+from test_further import study, target
 
 from inference import correction, evidence
 from inference.arms import ArmData, arrays, association, log_likelihood
@@ -90,6 +92,33 @@ def test_a_conjugate_model_has_its_closed_form():
         CONJUGATE, surface_of(first_only, REST), ("one",), DATA, posterior_coordinates(4000), KEY
     )
     assert abs(found.log - closed_form()) < 4 * found.se and found.se < 0.01 and found.khat < 0.5
+
+
+def with_count_of_a_study(surface):
+    """The surface with the count of a further study at the logit of its coordinate."""
+    more = np.zeros((7, 3))
+    more[:6], more[6, 1] = surface.coefficients, 1.0
+    return surface._replace(
+        coefficients=jnp.asarray(more),
+        covariance=jnp.zeros((7, 3, 3)),
+        correlation=jnp.eye(7),
+        further_rho=jnp.eye(1),
+        further_sd=jnp.full(1, 0.5),
+    )
+
+
+@pytest.mark.parametrize("fitted", [True, False], ids=["beside an arm", "by itself"])
+def test_the_count_of_a_further_study_has_its_closed_form(fitted):
+    """Prior Beta(3, 2), 24 of 40 in the arm or no arm at all, 11 of 30 in the study: beta-binomials in turn."""
+    first_only = np.array([1.0, 0, 0, 0, 0, 0])
+    surface = with_count_of_a_study(surface_of(first_only, REST))
+    reported = [study(target("response_at_day", 11, n=30))]
+    a, b = (3 + 24, 2 + 16) if fitted else (3, 2)
+    expected = stats.betabinom.logpmf(11, 30, a, b) + (closed_form() if fitted else 0.0)
+    p = stats.beta(a + 11, b + 19).rvs(4000, random_state=0)
+    data = DATA if fitted else replace(DATA, arms=(), n=DATA.n[:0], counts=DATA.counts[:0])
+    found = evidence.of_surface(CONJUGATE, surface, ("one",), data, np.log(p / (1 - p))[:, None], KEY, reported)
+    assert abs(found.log - expected) < 4 * found.se and found.se < 0.01 and found.khat < 0.5
 
 
 def test_a_wrong_surface_is_corrected_by_what_simulation_says():

@@ -95,6 +95,32 @@ def test_what_does_not_fit_together_is_told(settings, message):
         plan(load(None, settings))
 
 
+ALONE = [*CLASS, 'data.leave_out=["placebo","start 2.5 mg","start 5 mg"]']
+
+
+def test_further_studies_may_be_all_that_is_fitted():
+    found = plan(load(None, ALONE))
+    assert found.fitted.arms == () and found.data.arms and len(found.studies) == 2
+    with pytest.raises(InputError, match="no arm is left"):
+        plan(load(None, ALONE[1:]))
+
+
+@pytest.mark.slow
+def test_a_small_fit_without_the_first_trial(tmp_path):
+    free = ("receptor_ec50_nM", "eltrombopag.receptor_ec50_nM")
+    fixed = [n for n in population.plan(load(None, ALONE)).prior.names if n not in free]
+    config = load(None, [*ALONE, *SMALL, "fix=[" + ", ".join(f'"{n}"' for n in fixed) + "]"])
+    found = population.fit(config, tmp_path, silent)
+    (tmp_path / "manifest.json").write_text("{}")
+    result = load_run(tmp_path)
+    assert found["verdict"] == "preliminary" and not any(result.fitted)
+    table = pd.read_csv(tmp_path / "studies.csv")
+    assert table["inside"].sum() >= 6  # two parameters only are free
+    sd = {name: np.log(result.posterior[name]).std() for name in free}
+    assert sd["eltrombopag.receptor_ec50_nM"] < 0.35  # half its prior's 0.7: eight counts speak of it
+    assert sd["receptor_ec50_nM"] > 0.6  # no hetrombopag trial is fitted: the prior's 0.7
+
+
 def test_check_says_how_every_number_is_read(tmp_path, capsys):
     file = tmp_path / "class.toml"
     file.write_text('[[studies]]\nscenario = "eltrombopag_773a"\n')
