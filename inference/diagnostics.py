@@ -135,7 +135,7 @@ def verdict(figures: Mapping[str, Any]) -> tuple[str, list[str]]:
             reasons.append(f"{c.label} is {value}")
             hopeless = hopeless or c.hopeless is not None
         elif not _meets(value, c.side, c.limit):
-            reasons.append(f"{c.label} is {_text(value)}, not {c.side} {_text(c.limit)}")
+            reasons.append(f"{c.label} is {_apart(value, c.limit)}, not {c.side} {_text(c.limit)}")
             hopeless = hopeless or (c.hopeless is not None and not _meets(value, c.side, c.hopeless))
     return ("failed" if hopeless else "preliminary" if reasons else "final"), reasons
 
@@ -149,5 +149,11 @@ def _worst(values: np.ndarray, worst: Any) -> float:
     return float(worst(values)) if np.isfinite(values).all() else math.nan
 
 
-def _text(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+def _text(value: float, further: int = 0) -> str:
+    return f"{value:,.{further}f}" if abs(value) >= 100 else f"{value:.{3 + further}g}"
+
+
+def _apart(value: float, limit: float) -> str:
+    """The value with as many digits as tell it from the limit it misses."""
+    texts = (_text(value, further) for further in range(12) if _text(value, further) != _text(limit, further))
+    return next(texts, repr(value))

@@ -151,3 +151,16 @@ def test_difference_of_two_runs():
     ratio, in_sd = runs_difference(chains(4), chains(5, shift=1.0))
     assert ratio > 1
     assert in_sd == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("rhat_max", 1.0123, "R-hat is 1.012, not < 1.01"),
+        ("rhat_max", 1.01, "R-hat is 1.01, not < 1.01"),
+        ("ess_bulk_min", 1999.97, "bulk ESS is 1,999.97, not >= 2,000"),
+        ("surface_error_rms", 0.1000004, "is 0.1000004, not <= 0.1"),
+    ],
+)
+def test_a_figure_is_told_apart_from_the_limit_it_misses(name, value, told):
+    assert told in verdict({**PERFECT, name: value})[1][0]
