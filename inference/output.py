@@ -7,11 +7,12 @@ nothing behind. What cannot be renamed into place (a device, a pipe) is written 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pkpd.errors import InputError
@@ -129,17 +130,19 @@ def run_directory(path: str | Path, *, force: bool = False, resume: bool = False
 
     On any exception it vanishes, except that a run which was interrupted, or met a full disk, and left something in
     ``checkpoint/`` is kept for ``resume``. ``force`` replaces a finished run and drops an unfinished one. InputErrors
-    as in ``refuse_existing_run``.
+    as in ``refuse_existing_run``, and where another process is at work on the same run.
     """
     asked = path
     refuse_existing_run(path, force=force, resume=resume)
     path = Path(path).absolute()
     staging = staging_of(path)
-    with _reported(path), _parents(path):
+    with _reported(path), _parents(path), ExitStack() as held:
         if force and not resume and staging.exists():
-            shutil.rmtree(staging)
+            with _alone(staging, asked):
+                shutil.rmtree(staging)
         resumed = staging.exists()
         staging.mkdir(exist_ok=True)
+        held.enter_context(_alone(staging, asked))
         try:
             yield staging
             _replace_folder(staging, path)
@@ -151,6 +154,22 @@ def run_directory(path: str | Path, *, force: bool = False, resume: bool = False
             if isinstance(error, InputError):  # says where the file was to be, not where it was built
                 raise InputError(str(error).replace(str(staging), str(asked))) from error
             raise
+
+
+@contextmanager
+def _alone(staging: Path, path: str | Path) -> Iterator[None]:
+    """Holds an unfinished run for this process; the system lets go of it however the process ends."""
+    folder = os.open(staging, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{path}: another process is at work on this run; wait for it, or choose another name"
+            ) from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -118,6 +118,20 @@ def test_an_unfinished_run_is_dropped_by_force(tmp_path):
     assert contents(tmp_path) == {"run", f"run/{output.RUN_MARK}", "run/result.txt"}
 
 
+@pytest.mark.parametrize("how", [{"resume": True}, {"force": True}], ids=["resume", "force"])
+def test_a_run_that_another_process_is_at_work_on_is_left_alone(tmp_path, how):
+    """The lock is of the open folder, so a second opening in this process stands for another process."""
+    with output.run_directory(tmp_path / "run") as first:
+        (first / "checkpoint").mkdir()
+        (first / "checkpoint" / "piece").write_text("kept")
+        with pytest.raises(InputError, match="run: another process is at work on this run"):
+            with output.run_directory(tmp_path / "run", **how):
+                raise AssertionError("not reached")
+        assert (first / "checkpoint" / "piece").read_text() == "kept"
+        (first / output.RUN_MARK).write_text("{}")
+    assert (tmp_path / "run" / output.RUN_MARK).exists()
+
+
 def test_bad_input_leaves_nothing_even_with_a_checkpoint_unless_it_was_resumed(tmp_path):
     interrupt_with_checkpoint(tmp_path / "run", InputError)
     assert contents(tmp_path) == set()
