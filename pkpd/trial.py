@@ -33,6 +33,9 @@ NO_DERIVATIVE = (
     " Use pkpd.recorded_course (pkpd.engine.recorded.course) with the doses that were taken"
 )
 Numbers = np.ndarray | range  # of patients, draws, trials
+# Log immune activity beyond which nothing changes: the count is that without immune clearance, or far below 1. Wide
+# priors of the drift draw patients beyond it, whose rates no solver follows.
+LARGEST_OMEGA = 12.0
 # Folded into a patient's key with the number of a period: beyond the counters of every other random number.
 PERIODS = np.uint32(2**31)
 
@@ -135,7 +138,7 @@ def course(
         absorption_rate_second_per_h=p.absorption_rate_second_per_h * jnp.asarray(arm.fed_absorption_ratio, dtype),
     )
     move = solver(engine, p, form, steps)
-    omega = drift(noise, keys, n_weeks, dtype) + p.immune_log_activity
+    omega = jnp.clip(drift(noise, keys, n_weeks, dtype) + p.immune_log_activity, -LARGEST_OMEGA, LARGEST_OMEGA)
     ng_per_ml = pharmacokinetics.ng_per_ml(jnp.ones((), dtype), p.molar_mass_g_per_mol)
     n = keys.shape[0]
 

@@ -150,6 +150,19 @@ def test_placebo_takes_no_drug_and_everyone_stays_in_range(arms):
     assert np.all(v.platelets_observed >= 1)
 
 
+@pytest.mark.parametrize("half_saturation", [None, 1e5], ids=["saturable", "linear"])
+def test_a_drift_beyond_all_bounds_loses_nobody(arms, half_saturation):
+    """A log activity of hundreds is no clearance at all, or one that leaves no platelet to be seen."""
+    wild = {"immune_drift_log_sd": 300.0} | (
+        {"immune_half_saturation_1e9_per_l": half_saturation} if half_saturation else {}
+    )
+    v = run(arms["start 5 mg"], np.arange(2048), population=with_values(arms["start 5 mg"].population, wild))
+    assert not v.failed.any() and np.abs(v.immune_log_activity).max() == trial.LARGEST_OMEGA
+    held_high, held_low = ((x * v.immune_log_activity[-3:] == trial.LARGEST_OMEGA).all(0) for x in (1, -1))
+    assert held_high.any() and held_low.any()
+    assert np.all(v.platelets_true[-1, held_high] < 0.1) and np.all(v.platelets_true[-1, held_low] > 30)
+
+
 def test_a_rescue_changes_neither_dose_nor_platelets(arms):
     never = with_values(arms["start 5 mg"].population, {"rescue_max_probability_per_week": 0.0})
     with_rescue, without = (
