@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -97,10 +98,8 @@ def begin(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
 
 
 def finish(folder: Path) -> None:
-    """Drop the pieces of a run that is finished and in its place; its identity stays."""
-    for part in folder.iterdir() if folder.is_dir() else ():
-        if part.is_dir():
-            Checkpoint(folder).drop(part.name)
+    """Drop the checkpoint of a run that is finished and in its place."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _identity(file: Path) -> dict[str, Any] | None:
