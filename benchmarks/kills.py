@@ -1,6 +1,6 @@
 """A fit that is killed (SIGKILL) at random moments and resumed ends as the fit that was left alone, to the bit.
 
-    python -m benchmarks.kills --out DIR [--kills 10] [--seed 1] [--set KEY=VALUE ...]
+    python -m benchmarks.kills --out DIR [--kills 10] [--seed 1]
 
 One fit runs through; then, for each kill, the same fit is started, killed at a moment drawn evenly from the whole one's
 time, and resumed with ``--resume``. Compared are every array of posterior.nc and the bytes of all files of the run but
@@ -27,11 +27,11 @@ from pkpd.parameters import load_library
 FREE = ("receptor_ec50_nM", "max_stimulation", "production_1e9_per_l_per_h", "receptor_ec50_nM_iiv_log_sd",
         "residual_log_sd", "immune_drift_log_sd")  # fmt: skip
 SMALL = (
-    "rounds=[{vectors=256,patients=64},{vectors=256,patients=128}]",
-    "refine.patients=100000",
-    "sampler={chains=4,warmup=200,draws=250}",
-    "correction={draws=200,patients=2048}",
-    "predictive={draws=200,patients=512}",
+    "rounds=[{vectors=128,patients=64},{vectors=128,patients=64}]",
+    "refine={patients=0,cubic=0}",
+    "sampler={chains=2,warmup=150,draws=150}",
+    "correction={draws=50,patients=2048}",
+    "predictive={draws=50,patients=128}",
 )
 SAME = (store.POSTERIOR, store.SUMMARY, store.CONFIG)
 
@@ -81,10 +81,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
-    parser.add_argument("--set", nargs="+", default=[], help="settings of the fit")
     args = parser.parse_args()
     fixed = ", ".join(f'"{name}"' for name in load_library().free_names() if name not in FREE)
-    settings = [f"fix=[{fixed}]", *SMALL, *args.set]
+    settings = [f"fix=[{fixed}]", *SMALL]
     whole, run = args.out / "whole", args.out / "killed"
     for folder in (whole, run, output.staging_of(whole), output.staging_of(run)):
         shutil.rmtree(folder, ignore_errors=True)
