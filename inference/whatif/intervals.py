@@ -27,7 +27,7 @@ def newcombe(y: np.ndarray, n: int, y0: np.ndarray, n0: int, confidence: float) 
     low, high = wilson(y, n, confidence)
     low0, high0 = wilson(y0, n0, confidence)
     d = p - p0
-    return d - np.hypot(p - low, high0 - p0), d + np.hypot(high - p, p0 - low0)
+    return np.maximum(d - np.hypot(p - low, high0 - p0), -1), np.minimum(d + np.hypot(high - p, p0 - low0), 1)
 
 
 def miettinen_nurminen(y: np.ndarray, n: int, y0: np.ndarray, n0: int, confidence: float) -> Bounds:
