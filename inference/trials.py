@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from pkpd.scenario import Scenario
 
 __all__ = [
-    "SUMMARY_COLUMNS", "clustered_se", "cohort_table", "courses", "form_of", "number_of", "p_values", "posterior_draws",
-    "quantile_with_se", "roster", "run_trial", "simulate_cohort", "summarise_cohort", "wilson", "with_draws",
+    "SUMMARY_COLUMNS", "clustered_se", "cohort_table", "courses", "form_of", "number_of", "p_values", "patient_blocks",
+    "posterior_draws", "quantile_with_se", "roster", "run_trial", "simulate_cohort", "summarise_cohort", "wilson",
+    "with_draws",
 ]  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def run_trial(
     if design.outcome is not None:
         block: Callable[[int, int], Counts] = partial(stated, design, seed)
     else:
-        block = _patient_blocks(design, draws, seed, engine, progress)
+        block = patient_blocks(design, draws, seed, engine, progress)
 
     decided: list[np.ndarray] = []
 
@@ -144,7 +145,7 @@ def run_trial(
     return characteristics.table(design, counts, n_draws, null)
 
 
-def _patient_blocks(
+def patient_blocks(
     design: Scenario, draws: Mapping[str, np.ndarray], seed: int, engine: str, progress: Progress
 ) -> Callable[[int, int], Counts]:
     """A function of first trial and number that simulates these trials and counts responders."""

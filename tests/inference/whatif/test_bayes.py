@@ -1,5 +1,7 @@
 """The posterior probability of a difference against quadrature, closed forms and simulation."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import integrate, special, stats
@@ -33,7 +35,7 @@ def test_scipys_quadrature_at_a_margin(y, n, y0, n0, prior, margin):
     inside = sorted({0.0, 1.0, max(margin, 0.0), min(1 + margin, 1.0), treated.mean(), 0.9999})
     found = sum(
         integrate.quad(lambda x: treated.pdf(x) * control.cdf(x - margin), low, high, epsabs=1e-12, limit=200)[0]
-        for low, high in zip(inside[:-1], inside[1:], strict=True)
+        for low, high in itertools.pairwise(inside)
     )
     assert one(y, n, y0, n0, margin, a, b) == pytest.approx(found, abs=1e-9)
 
@@ -49,7 +51,11 @@ def test_priors_that_rise_at_the_edges():
 
 def test_large_and_unequal_arms():
     """Near the normal law, also where one posterior is a thousand times narrower than the other."""
-    for y, n, y0, n0, margin in ((5050, 10_000, 4900, 10_000, 0.0), (6, 10, 500_000, 10**6, 0.0), (500, 1000, 3, 9, 0.1)):
+    for y, n, y0, n0, margin in (
+        (5050, 10_000, 4900, 10_000, 0.0),
+        (6, 10, 500_000, 10**6, 0.0),
+        (500, 1000, 3, 9, 0.1),
+    ):
         treated, control = stats.beta(1 + y, 1 + n - y), stats.beta(1 + y0, 1 + n0 - y0)
         found = one(y, n, y0, n0, margin)
         if n == n0:

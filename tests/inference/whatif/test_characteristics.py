@@ -128,9 +128,7 @@ def test_bayesian_decision():
     n, p, p0 = 12, 0.6, 0.25
     scenario = design(n=(n, n), p=(p, p0), test="bayesian", threshold=0.975, trial={"n_trials": TRIALS})
     power = sum(
-        chance
-        for y, y0, chance in all_tables(n, p, n, p0)
-        if closed_form(1 + y, 1 + n - y, 1 + y0, 1 + n - y0) > 0.975
+        chance for y, y0, chance in all_tables(n, p, n, p0) if closed_form(1 + y, 1 + n - y, 1 + y0, 1 + n - y0) > 0.975
     )
     assert close(figures(scenario)[("a vs control", "power_bayesian")], power)
 

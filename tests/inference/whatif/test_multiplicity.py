@@ -64,7 +64,7 @@ def weights_of(kept, w, g):
 
 
 def test_a_graph_is_its_closed_test():
-    """A hypothesis falls when every intersection that holds it is rejected by weighted Bonferroni (Bretz et al. 2009)."""
+    """A hypothesis falls when weighted Bonferroni rejects every intersection with it (Bretz et al. 2009)."""
     rng = np.random.default_rng(2)
     for m in (3, 4):
         w = rng.dirichlet(np.ones(m)) * 0.9

@@ -1,5 +1,7 @@
 """Outcomes of stated probability: their law, and that their bits depend on nothing but seed, trial, arm and look."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -18,7 +20,9 @@ def test_counts_are_binomial():
         seen = np.bincount(binomial_quantile(u, n, p), minlength=n + 1)
         expected = len(u) * stats.binom.pmf(np.arange(n + 1), n, p)
         common = expected > 5
-        assert stats.chisquare(seen[common], expected[common] * seen[common].sum() / expected[common].sum()).pvalue > 0.01
+        assert (
+            stats.chisquare(seen[common], expected[common] * seen[common].sum() / expected[common].sum()).pvalue > 0.01
+        )
     assert (binomial_quantile(np.array([0.0, 0.5, 1 - 2**-53]), 7, 1.0) == 7).all()
     assert (binomial_quantile(np.array([0.0, 0.5, 1 - 2**-53]), 7, 0.0) == 0).all()
 
@@ -27,7 +31,7 @@ def test_the_same_bits_whatever_the_chunks():
     d = design(n=(20, 15, 30), p=(0.5, 0.2, 0.4), interims={"looks": [0.4, 1.0], "boundary": "pocock"})
     whole = stated(d, 7, 0, 3500)
     for edges in ((0, 1, 999, 1000, 2600, 3500), (0, CELL, 3500)):
-        parts = [stated(d, 7, a, b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        parts = [stated(d, 7, a, b - a) for a, b in itertools.pairwise(edges)]
         assert np.array_equal(np.concatenate([part.analysed for part in parts]), whole.analysed)
         for name, counts in whole.by_arm.items():
             assert np.array_equal(np.concatenate([part.by_arm[name] for part in parts]), counts)
@@ -65,7 +69,9 @@ def test_a_profile_reports_every_visit_and_tests_its_own():
     table = run_trial(build(data, "s.toml"), seed=1).set_index(["comparison", "quantity"])
     for arm, n in (("a", 30), ("b", 20)):
         for name, p in zip(
-            ("response_week_1", "response_day_20", "response_week_4"), data["outcome"]["response_profile"][arm], strict=True
+            ("response_week_1", "response_day_20", "response_week_4"),
+            data["outcome"]["response_profile"][arm],
+            strict=True,
         ):
             assert table.loc[(arm, name), "estimate"] == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / n / 4000))
     difference = table.loc[("a vs b", "risk_difference_response_week_4")]

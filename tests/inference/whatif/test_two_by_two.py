@@ -77,8 +77,7 @@ def test_score_of_no_difference_is_statsmodels(correction):
     z = two_by_two.score(Y[inside], N, Y0[inside], N0, 0.0, correction)
     options = {"method": "score", "compare": "diff", "correction": correction}
     oracle = [
-        proportions_test(int(a), N, int(b), N0, **options).statistic
-        for a, b in zip(Y[inside], Y0[inside], strict=True)
+        proportions_test(int(a), N, int(b), N0, **options).statistic for a, b in zip(Y[inside], Y0[inside], strict=True)
     ]
     np.testing.assert_allclose(z, oracle, atol=1e-9)
 
