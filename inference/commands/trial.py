@@ -44,5 +44,5 @@ def run(
         return
     with output.run_directory(out, force=force) as folder:
         output.write_text(folder / "summary.csv", table.to_csv(index=False, float_format=DIGITS))
-        write_manifest(folder, "trial", seed, {"scenario": repr(design), "null": str(null)})
+        write_manifest(folder, "trial", seed, {"scenario": repr(design) + (", null" if null else "")})
     say(f"{out / 'summary.csv'}: {len(table)} rows")

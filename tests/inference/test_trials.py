@@ -88,6 +88,10 @@ def test_blocks_of_trials_are_the_trials_of_the_whole(small):
         assert np.array_equal(np.concatenate([part.by_arm[arm] for part in parts]), counts)
     last = np.stack([counts[:, 0] for counts in whole[0].by_arm.values()], axis=1)
     assert np.array_equal(whole[0].analysed[:, -1], last)
+    other = load_scenario("phase3", ["trial.n_trials=40", "analysis.endpoint=response_any"])
+    once = trials.patient_blocks(other, {}, 3, "auto", trials.silent)(0, 40)
+    column = once.names.index("response_any")
+    assert np.array_equal(once.analysed[:, 0], np.stack([counts[:, column] for counts in once.by_arm.values()], axis=1))
     half = whole[0].analysed[:, 0] / [84, 86, 43]  # of 168, 171 and 85
     rates = last.mean(0) / [168, 171, 85]
     np.testing.assert_allclose(half.mean(0), rates, atol=4 * 0.5 / np.sqrt(40 * 43))

@@ -67,6 +67,13 @@ def test_large_and_unequal_arms():
             assert found == pytest.approx(control.cdf(treated.mean() - margin), abs=1e-3)
 
 
+def test_tables_in_batches(monkeypatch):
+    y, y0 = (x.ravel() for x in np.meshgrid(np.arange(7), np.arange(6)))
+    whole = posterior_probability(y, 6, y0, 5, 0.1, 1.0, 1.0)
+    monkeypatch.setattr("inference.whatif.bayes.ROWS", 10)
+    assert np.array_equal(posterior_probability(y, 6, y0, 5, 0.1, 1.0, 1.0), whole)
+
+
 def test_many_tables_at_once_and_complements():
     y, y0 = (x.ravel() for x in np.meshgrid(np.arange(13), np.arange(10)))
     p = posterior_probability(y, 12, y0, 9, 0.1, 1.0, 1.0)
