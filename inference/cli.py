@@ -116,14 +116,26 @@ def trial(
     scenario: Scenario,
     posterior: Posterior = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make; without it, the table is only printed.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the scenario; repeatable.")
+    ] = None,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null", help="Type I error: no drug has an effect; with [outcome], arms differ by exactly the margin."
+        ),
+    ] = False,
     seed: Seed = 1,
     engine: EngineOption = Engine.auto,
     force: Force = False,
 ) -> None:
-    """Operating characteristics of a trial design: endpoints of every arm, and its test."""
+    """Operating characteristics of a trial design: endpoints of every arm, power or type I error, interim looks."""
     from inference.commands.trial import run
 
-    run(scenario, posterior=posterior, out=out, seed=seed, engine=engine.value, force=force)
+    run(
+        scenario, settings=set_ or [], posterior=posterior, out=out, null=null, seed=seed, engine=engine.value,
+        force=force,
+    )  # fmt: skip
 
 
 @app.command()

@@ -218,6 +218,8 @@ def _plan(config: Config) -> Plan:
             f"disease = {config.disease!r}, but scenario {config.scenario} has entry.disease = "
             f"{scenario.entry.disease!r}; legal: the same"
         )
+    if scenario.outcome is not None:
+        raise InputError(f"scenario {config.scenario} states outcomes; legal: one with patients, which a fit simulates")
     if scenario.trial.design == "crossover":
         raise InputError(f"scenario {config.scenario} is a crossover; legal: parallel groups, which a fit takes")
     reported = from_table(table, source=source)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,25 +12,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 from inference.drawn import NEW
 from inference.progress import Progress, silent
 from inference.studies import values_of
+from inference.whatif import characteristics
+from inference.whatif.characteristics import SUMMARY_COLUMNS
+from inference.whatif.counts import Counts, repeated, sizes_at_looks, stated
+from inference.whatif.decisions import decide
+from inference.whatif.errors import cautious_se, clustered_se, quantile_with_se, wilson
+from inference.whatif.null import under_null
+from inference.whatif.two_by_two import p_values
 from pkpd import endpoints, notebook, streaming, trial
 from pkpd.devices import AUTOMATIC, tile_width
+from pkpd.errors import InputError
 from pkpd.model import Form
 from pkpd.parameters import Population, with_values
 from pkpd.planned import COMPARATOR, PlannedArm, planned_arms
 
 if TYPE_CHECKING:
-    from pkpd.scenario import Analysis, Scenario
+    from pkpd.scenario import Scenario
 
-SUMMARY_COLUMNS = (
-    "design", "comparison", "quantity", "estimate", "mc_se", "lower", "upper", "n_trials", "n_draws",
-)  # fmt: skip
-NORMAL_95 = stats.norm.ppf(0.975)
+__all__ = [
+    "SUMMARY_COLUMNS", "clustered_se", "cohort_table", "courses", "form_of", "number_of", "p_values", "patient_blocks",
+    "posterior_draws", "quantile_with_se", "roster", "run_trial", "simulate_cohort", "summarise_cohort", "wilson",
+    "with_draws",
+]  # fmt: skip
 
 
 def posterior_draws(run: Path | None, n: int) -> dict[str, np.ndarray]:
@@ -50,12 +59,13 @@ def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray)
     return with_values(a.population, values_of(NEW, a, COMPARATOR, {name: v[rows] for name, v in draws.items()}))
 
 
-def roster(a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int) -> trial.Roster:
-    """Patients of one arm over ``n_trials`` trials; trial t uses draw t modulo the number of draws."""
+def roster(a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int, first: int = 0) -> trial.Roster:
+    """Patients of one arm over ``n_trials`` trials from ``first`` on; trial t uses draw t modulo their number."""
     n_draws = number_of(draws)
 
     def who(rows: np.ndarray) -> tuple[Population, np.ndarray, np.ndarray, np.ndarray]:
         number, patient = np.divmod(rows, a.n)
+        number = number + first
         draw = number % n_draws
         population = jax.device_get(with_draws(a, draws, draw))
         return population, *(x.astype(np.int32) for x in (draw, number // n_draws, a.first_patient + patient))
@@ -75,16 +85,22 @@ def form_of(a: PlannedArm, draws: Mapping[str, np.ndarray]) -> Form:
 
 
 def courses(
-    design: Scenario, a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int, seed: int, engine: str
+    design: Scenario,
+    a: PlannedArm,
+    draws: Mapping[str, np.ndarray],
+    n_trials: int,
+    seed: int,
+    engine: str,
+    first_trial: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, trial.Visits]]:
     """Tiles of one arm over ``n_trials`` trials: draw and trial number of each patient, and their visits.
 
-    Trial t uses draw t modulo the number of draws, and patients of its own.
+    Trials are numbered from ``first_trial`` on; trial t uses draw t modulo the number of draws, and its own patients.
     """
-    people, days = roster(a, draws, n_trials), tuple(design.trial.visits_d)
+    people, days = roster(a, draws, n_trials, first_trial), tuple(design.trial.visits_d)
     first = 0
     for visits in trial.visits_of(people, a.arm, days, seed, form_of(a, draws), engine=engine):
-        number = np.arange(first, first + visits.baseline.shape[-1]) // a.n
+        number = first_trial + np.arange(first, first + visits.baseline.shape[-1]) // a.n
         yield number % number_of(draws), number, visits
         first += len(number)
 
@@ -95,56 +111,73 @@ def run_trial(
     posterior: Path | None = None,
     seed: int = 1,
     engine: str = AUTOMATIC,
+    null: bool = False,
     progress: Progress = silent,
 ) -> pd.DataFrame:
     """Operating characteristics of a design, a row a quantity (columns of design section 5).
 
     By arm: the expected rate of every endpoint, and the 2.5% and 97.5% quantiles of the rate one trial reports. By
-    comparison with the control: the risk difference and, for the analysis of the scenario, its power. ``lower`` and
-    ``upper`` bound the estimate's Monte Carlo error (95%, Wilson's for a power); it is clustered by posterior draw.
+    comparison with the control: what the analysis of the scenario finds and decides. ``lower`` and ``upper`` bound the
+    estimate's Monte Carlo error (95%, Wilson's for a power); it is clustered by posterior draw. ``null``: the same
+    under the null of the analysis, see ``whatif.null``. Outcomes that the scenario states are drawn without patients.
     """
-    n_trials = design.trial.n_trials
+    if null:
+        design = under_null(design)
+    if design.outcome is not None and posterior is not None:
+        raise InputError(f"{design.trial.name}: [outcome] states responses; legal: without --posterior")
+    n_trials, limit = design.trial.n_trials, design.trial.mc_se_below
     draws = posterior_draws(posterior, min(design.trial.posterior_draws, n_trials))
     n_draws = number_of(draws)
+    if design.outcome is not None:
+        block: Callable[[int, int], Counts] = partial(stated, design, seed)
+    else:
+        block = patient_blocks(design, draws, seed, engine, progress)
+
+    decided: list[np.ndarray] = []
+
+    def error(cell: Counts) -> float:
+        decided.append(decide(design, cell.analysed).rejected)
+        rejected = np.concatenate(decided)
+        return max(cautious_se(x, np.arange(len(x)) % n_draws) for x in rejected.T)
+
+    counts = repeated(block, n_trials, error if limit is not None else None, limit or 0.0)
+    progress("trials", 1, 1)
+    return characteristics.table(design, counts, n_draws, null)
+
+
+def patient_blocks(
+    design: Scenario, draws: Mapping[str, np.ndarray], seed: int, engine: str, progress: Progress
+) -> Callable[[int, int], Counts]:
+    """A function of first trial and number that simulates these trials and counts responders."""
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
-    total = sum(-(-a.n * n_trials // tile_width(engine)) for a in arms)
-    done = 0
-    counts = {}
-    names = list(design.endpoint_names)
-    weekly = _weekly_endpoint(design)
-    for a in arms:
-        counts[a.name] = np.zeros((n_trials, len(names) + (weekly is not None)), np.int64)
-        for _, number, v in courses(design, a, draws, n_trials, seed, engine):
-            seen, rescued = endpoints.until(design.landmark, v.platelets_observed, v.rescued)
-            events = np.asarray(endpoints.events(seen, v.baseline, rescued))
-            if weekly is not None:
-                events = np.concatenate([events, endpoints.response(v.platelets_observed, v.rescued)[weekly][None]])
-            np.add.at(counts[a.name], number, events.T)
-            done += 1
-            progress("trials", done, total)
-    cluster = np.arange(n_trials) % n_draws
-    n = {a.name: a.n for a in arms}
-    rows: list[tuple[Any, ...]] = []
+    total = sum(-(-a.n * design.trial.n_trials // tile_width(engine)) for a in arms)
+    sizes, weekly, done = sizes_at_looks(design), _weekly_endpoint(design), itertools.count(1)
+    names = design.endpoint_names
+    analysed = len(names)  # the week's own row, behind the named ones
+    if design.analysis is not None and weekly is None:
+        analysed = names.index(design.analysis.endpoint)
 
-    def row(comparison: str, quantity: str, per_trial: np.ndarray) -> None:
-        estimate, se = float(per_trial.mean()), clustered_se(per_trial, cluster)
-        bounds = (estimate - NORMAL_95 * se, estimate + NORMAL_95 * se)
-        if per_trial.dtype == bool:
-            bounds = wilson(estimate, se, n_trials)
-        rows.append((design.trial.name, comparison, quantity, estimate, se, *bounds, n_trials, n_draws))
+    def block(first: int, n: int) -> Counts:
+        by_arm = {a.name: np.zeros((n, len(names) + (weekly is not None)), np.int64) for a in arms}
+        by_look = np.zeros((n, len(sizes), len(arms)), np.int64)
+        for index, a in enumerate(arms):
+            row = 0
+            for _, number, v in courses(design, a, draws, n, seed, engine, first):
+                seen, rescued = endpoints.until(design.landmark, v.platelets_observed, v.rescued)
+                events = np.asarray(endpoints.events(seen, v.baseline, rescued))
+                if weekly is not None:
+                    week = endpoints.response(v.platelets_observed, v.rescued)[weekly]
+                    events = np.concatenate([events, week[None]])
+                np.add.at(by_arm[a.name], number - first, events.T)
+                if design.analysis is not None:
+                    look = np.searchsorted(sizes[:, index], (row + np.arange(len(number))) % a.n, side="right")
+                    np.add.at(by_look[:, :, index], (number - first, look), events[analysed])
+                row += len(number)
+                progress("trials", next(done), total)
+        reported = {name: counts[:, : len(names)] for name, counts in by_arm.items()}
+        return Counts(names, reported, by_look.cumsum(axis=1) if design.analysis is not None else None)
 
-    for a in arms:
-        for j, name in enumerate(names):
-            rate = counts[a.name][:, j] / a.n
-            row(a.name, name, rate)
-            for q in (0.025, 0.975):
-                value, se = quantile_with_se(rate, q)
-                bounds = (value - NORMAL_95 * se, value + NORMAL_95 * se)
-                quantity = f"{name}_q{100 * q:g}"
-                rows.append((design.trial.name, a.name, quantity, value, se, *bounds, n_trials, n_draws))
-    if design.analysis is not None:
-        _compare(design.analysis, names, counts, n, row)
-    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+    return block
 
 
 def _weekly_endpoint(design: Scenario) -> int | None:
@@ -153,69 +186,6 @@ def _weekly_endpoint(design: Scenario) -> int | None:
         return None
     week = int(design.analysis.endpoint.removeprefix("response_week_"))
     return design.trial.visits_d.index(7 * week)
-
-
-def _compare(
-    analysis: Analysis, names: list[str], counts: Mapping[str, np.ndarray], n: Mapping[str, int], row: Any
-) -> None:
-    j = names.index(analysis.endpoint) if analysis.endpoint in names else len(names)
-    control = analysis.control
-    for arm in counts:
-        if arm == control:
-            continue
-        y, y0 = counts[arm][:, j], counts[control][:, j]
-        comparison = f"{arm} vs {control}"
-        row(comparison, f"risk_difference_{analysis.endpoint}", y / n[arm] - y0 / n[control])
-        p = p_values(analysis.test, y, n[arm], y0, n[control], analysis.sided)
-        row(comparison, f"power_{analysis.test}", p < analysis.alpha)
-
-
-def p_values(test: str, y: np.ndarray, n: int, y0: np.ndarray, n0: int, sided: int) -> np.ndarray:
-    """p of y of n against y0 of n0 responders, for each trial [trials]; one-sided: more response than under control.
-
-    cochran-mantel-haenszel: one stratum, without continuity correction. fisher: exact. risk-difference: the score test
-    with pooled variance (the null of the Miettinen-Nurminen interval at a difference of 0, up to its N/(N - 1)).
-    """
-    y, y0 = np.asarray(y, np.int64), np.asarray(y0, np.int64)
-    if test == "fisher":
-        pairs, where = np.unique(np.stack([y, y0], 1), axis=0, return_inverse=True)
-        alternative = "greater" if sided == 1 else "two-sided"
-        p = [stats.fisher_exact([[a, n - a], [b, n0 - b]], alternative=alternative).pvalue for a, b in pairs]
-        return np.asarray(p)[where.reshape(-1)]
-    N, total = n + n0, y + y0
-    expected = total * n / N
-    variance = n * n0 * total * (N - total) / (N * N * (N - 1.0))
-    if test == "risk-difference":
-        variance = variance * (N - 1.0) / N
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(variance > 0, (y - expected) / np.sqrt(variance), 0.0)
-    return stats.norm.sf(z) if sided == 1 else 2 * stats.norm.sf(np.abs(z))
-
-
-def wilson(estimate: float, se: float, n_trials: int) -> tuple[float, float]:
-    """95% interval of a probability, wide even where every trial agreed; clustering lowers the number of trials."""
-    n = min(n_trials, estimate * (1 - estimate) / se**2) if se > 0 else n_trials
-    low, high = proportion_confint(estimate * n, n, method="wilson")
-    return float(low), float(high)
-
-
-def clustered_se(x: np.ndarray, cluster: np.ndarray) -> float:
-    """Standard error of the mean of x [trials]; trials of one posterior draw are not independent."""
-    x = np.asarray(x, np.float64)
-    if cluster.max() == 0:
-        return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
-    size = np.bincount(cluster)
-    total = np.bincount(cluster, x - x.mean())
-    C = len(size)
-    return float(np.sqrt(C / (C - 1) * (total**2).sum()) / len(x))
-
-
-def quantile_with_se(x: np.ndarray, q: float) -> tuple[float, float]:
-    """Sample quantile and its error, from the order statistics that bracket it at one binomial sd."""
-    value = float(np.quantile(x, q))
-    spread = np.sqrt(q * (1 - q) / len(x))
-    low, high = np.quantile(x, np.clip([q - spread, q + spread], 0, 1))
-    return value, float(high - low) / 2
 
 
 def simulate_cohort(

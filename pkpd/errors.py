@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
 
 
@@ -17,7 +18,15 @@ def nearest(name: str, legal: Iterable[str]) -> str:
     "; did you mean 'clearance_l_per_h'?"
     """
     legal = sorted(legal)
-    close = difflib.get_close_matches(name, legal, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, legal, n=3, cutoff=0.6)
     if close:
-        return f"; did you mean '{close[0]}'?"
+        # of names equally near, the one that begins alike
+        best = max(close, key=lambda c: (difflib.SequenceMatcher(None, c, name).ratio(), _alike(c, name)))
+        return f"; did you mean '{best}'?"
     return f"; legal names: {', '.join(legal)}"
+
+
+def _alike(one: str, other: str) -> int:
+    """Characters in common from the start."""
+    same = (a == b for a, b in zip(one, other, strict=False))
+    return sum(1 for _ in itertools.takewhile(bool, same))

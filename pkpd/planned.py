@@ -52,6 +52,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
 
     The scenario's own ``[parameters]`` are applied in either case. InputError as in ``load_library``.
     """
+    scenario.need_patients()
     arms: list[PlannedArm] = []
     disease, crossover = scenario.entry.disease, scenario.trial.design == "crossover"
     firsts = first_patients(scenario, [a.n for a in scenario.arms])

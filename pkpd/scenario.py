@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pkpd import endpoints, titration
+from pkpd.analysis import Analysis, Interims, Outcome, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
 from pkpd.published import Prediction, Published, targets
 from pkpd.titration import Rule
@@ -29,6 +30,7 @@ _WEEK = re.compile(r"response_week_([1-9][0-9]?[0-9]?)")
 class Trial(Table):
     """The calendar of visits in days from the first dose, and how often the trial is simulated.
 
+    mc_se_below: the Monte Carlo error of every power at which fewer than ``n_trials`` are enough.
     design: "parallel", each patient in one arm, or "crossover", the same patients in all arms, each period from rest.
     """
 
@@ -36,8 +38,9 @@ class Trial(Table):
     description: str = ""
     assumptions: List[Text] = ()
     design: Literal["parallel", "crossover"] = "parallel"
-    visits_d: List[int]
+    visits_d: List[int] = ()
     n_trials: int = Field(default=1000, ge=1, le=10**6)
+    mc_se_below: float | None = Field(default=None, gt=0, lt=1)
     posterior_draws: int = Field(default=200, ge=1, le=10**6)
 
     @field_validator("visits_d")
@@ -55,13 +58,14 @@ class Trial(Table):
 
 
 class Arm(Table):
-    """One arm. ``titration`` names a rule, or is "none" for the start dose throughout; doses are in mg a day.
+    """One arm. What its patients take is needed unless an ``[outcome]`` is stated; doses are in mg a day.
 
+    titration: the name of a rule, or "none" for the start dose throughout.
     treatment_d: days of treatment, a visit day: the last dose is taken on the day before. Without it dosing goes on.
     """
 
     name: Text
-    drug: Literal["hetrombopag", "eltrombopag", "placebo"]
+    drug: Literal["hetrombopag", "eltrombopag", "placebo"] = "placebo"
     n: int = Field(ge=1, le=MAX_PATIENTS)
     start_dose_mg: float | None = Field(default=None, ge=0, le=10_000)
     titration: Text | None = None
@@ -150,27 +154,20 @@ class Dropout(Table):
     hazard_per_week: float = Field(default=0.0, ge=0, le=10)
 
 
-class Analysis(Table):
-    """The one test of the trial: which endpoint, against which arm."""
-
-    endpoint: Text
-    test: Literal["cochran-mantel-haenszel", "fisher", "risk-difference"]
-    control: Text
-    sided: Literal[1, 2] = 2
-    alpha: float = Field(gt=0, lt=1)
-
-
 class Scenario(Table):
     """A trial to simulate. Rules of titration are kept by name; the only one of a plain ``[titration]`` is ``""``."""
 
     trial: Trial
     arms: List[Arm]
-    entry: Entry
+    outcome: Outcome | None = None  # stated in place of simulated patients
+    # needed where patients are simulated, else never read
+    entry: Entry = Entry(platelets_below_1e9_per_l=30.0)
     titration: dict[str, Titration] = Field(default_factory=dict)
     rescue: Rescue = Rescue()
     dropout: Dropout = Dropout()
     parameters: dict[str, float] = Field(default_factory=dict)  # library values to replace by name, in every arm
     analysis: Analysis | None = None
+    interims: Interims | None = None
     published: Published | None = None  # numbers of this trial that were published
     predictions: List[Prediction] = ()  # and what of the simulation predicts them
 
@@ -190,14 +187,41 @@ class Scenario(Table):
         if bool(self.predictions) != bool(self.published):
             has, lacks = ("published", "[[predictions]]") if self.published else ("predictions", "[published]")
             raise InputError(f"{has}: {lacks} is missing; they go together")
+        if self.outcome is not None:
+            self._check_outcome(self.outcome)
+        else:
+            self._check_patients()
+        if self.analysis:
+            self._check_analysis(self.analysis)
+        if self.interims:
+            check_interims(self.interims, self.analysis, {arm.name: arm.n for arm in self.arms})
+        if self.trial.mc_se_below is not None and not self.analysis:
+            raise InputError("trial.mc_se_below: [analysis] is missing; the error is that of its power")
+        return self
+
+    def _check_patients(self) -> None:
+        if "entry" not in self.model_fields_set:
+            raise InputError("entry is missing")
+        if not self.trial.visits_d:
+            raise InputError("trial.visits_d is missing")
         for index, arm in enumerate(self.arms, start=1):
+            if "drug" not in arm.model_fields_set:
+                raise InputError(f"arms[{index}].drug is missing")
             try:
                 self.start_level(arm)
             except InputError as error:
                 raise InputError(f"arms[{index}] ({arm.name}): {error}") from None
-        if self.analysis:
-            self._check_analysis(self.analysis)
-        return self
+
+    def _check_outcome(self, outcome: Outcome) -> None:
+        if self.trial.design == "crossover":
+            raise InputError("outcome: its arms are independent; legal: trial.design = 'parallel'")
+        if self.predictions:
+            raise InputError("outcome: [[predictions]] need simulated patients; legal: one of the two")
+        if outcome.response_profile and not self.trial.visits_d:
+            raise InputError("trial.visits_d is missing: the days of outcome.response_profile")
+        if outcome.response_probability and not self.analysis:
+            raise InputError("outcome.response_probability: [analysis] is missing, whose endpoint it is the chance of")
+        check_outcome(outcome, [arm.name for arm in self.arms], len(self.trial.visits_d))
 
     def _check_arms(self) -> None:
         if not self.arms:
@@ -228,15 +252,40 @@ class Scenario(Table):
         if analysis.control not in names:
             hint = nearest(analysis.control, names)
             raise InputError(f"analysis.control = {shown(analysis.control)} is not the name of an arm{hint}")
+        if analysis.graph:
+            check_graph(analysis.graph, [name for name in names if name != analysis.control])
+        if self.outcome and self.outcome.response_probability:
+            return  # of whatever the endpoint is
+        self._check_endpoint(analysis)
+
+    def _check_endpoint(self, analysis: Analysis) -> None:
+        if "endpoint" not in analysis.model_fields_set:
+            raise InputError("analysis.endpoint is missing")
         week = _WEEK.fullmatch(analysis.endpoint)
-        if analysis.endpoint not in endpoints.NAMES and not week:
+        known = () if self.outcome else endpoints.NAMES
+        if analysis.endpoint not in known and not week:
             hint = nearest(analysis.endpoint, endpoints.NAMES)
+            if self.outcome:
+                hint = "; legal with outcome.response_profile: response_week_1 and so on"
             raise InputError(f"analysis.endpoint = {shown(analysis.endpoint)} is unknown{hint}")
         if week and 7 * int(week[1]) not in self.trial.visits_d:
             day = 7 * int(week[1])
             raise InputError(
                 f"analysis.endpoint = {analysis.endpoint!r} needs a visit on day {day}; "
                 f"legal: add {day} to trial.visits_d, or another endpoint"
+            )
+
+    @property
+    def active_arms(self) -> tuple[str, ...]:
+        """Names of the arms that the analysis compares with its control."""
+        control = self.analysis.control if self.analysis else None
+        return tuple(arm.name for arm in self.arms if arm.name != control)
+
+    def need_patients(self) -> None:
+        """InputError where outcomes are stated, so that there is nobody to simulate."""
+        if self.outcome is not None:
+            raise InputError(
+                f"{self.trial.name}: [outcome] states responses, there are no patients to simulate; legal: pkpd trial"
             )
 
     def rule(self, arm: Arm) -> Rule:
@@ -272,6 +321,7 @@ class Scenario(Table):
     @property
     def landmark_day(self) -> int:
         """Day of the landmark response: of the analysis' week, else day 56, else the last visit."""
+        self.need_patients()
         week = _WEEK.fullmatch(self.analysis.endpoint) if self.analysis else None
         if week:
             return 7 * int(week[1])
@@ -324,7 +374,8 @@ def build(data: Mapping[str, Any], where: str) -> Scenario:
     if isinstance(published, Mapping) and str(published.get("table", "")).endswith(".csv"):
         data["published"] = {**published, "table": str(Path(where).parent / published["table"])}
     scenario = validate(Scenario, data, where)
-    _check_library(scenario, where)
+    if scenario.outcome is None:
+        _check_library(scenario, where)
     try:
         targets(scenario)
     except InputError as error:

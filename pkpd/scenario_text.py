@@ -8,38 +8,92 @@ from pkpd import titration
 from pkpd.published import targets
 
 if TYPE_CHECKING:
+    from pkpd.analysis import Analysis
     from pkpd.scenario import Scenario
 
 
 def describe(scenario: Scenario) -> str:
     """What the scenario holds, as plain text: assumptions, arms, dose rules as tables, analysis."""
     trial = scenario.trial
-    lines = [f"Trial: {trial.name}", f"Visits on days: {', '.join(map(str, trial.visits_d))}"]
+    lines = [f"Trial: {trial.name}"]
+    lines += [f"Visits on days: {', '.join(map(str, trial.visits_d))}"] if trial.visits_d else []
     lines += [trial.description.strip()] if trial.description else []
     lines += [f"Assumption: {text}" for text in trial.assumptions]
     if trial.design == "crossover":
         lines.append("Crossover: the same subjects in all arms, each period from rest")
+    lines += _arms_and_outcome(scenario)
+    if scenario.outcome is None:
+        lines += _patients(scenario)
+    if scenario.analysis:
+        lines += _analysis(scenario, scenario.analysis)
+    for target in targets(scenario):
+        of = f" of {target.n}" if target.unit == "patients" else f" {target.unit}, n = {target.n}"
+        used = f"; seen: {target.seen}" if target.seen else ""
+        lines.append(f"Published: {target.study}, {target.arm}: {target.quantity} = {target.observed:g}{of}{used}")
+    until = f"until every power has an error below {trial.mc_se_below:g}, at most " if trial.mc_se_below else ""
+    draws = "" if scenario.outcome else f", {trial.posterior_draws} posterior draws"
+    lines.append(f"Simulated: {until}{trial.n_trials} trials{draws}")
+    return "\n".join(lines)
+
+
+def _arms_and_outcome(scenario: Scenario) -> list[str]:
+    """The arms: what their patients take, or the responses that are stated of them."""
+    if scenario.outcome is not None:
+        stated, lines = scenario.outcome, ["Outcome: responses of stated probability; no patients are simulated"]
+        for arm in scenario.arms:
+            profile = stated.response_profile.get(arm.name)
+            said = (
+                f"response at the visits {', '.join(f'{p:g}' for p in profile)}"
+                if profile
+                else f"response {stated.response_probability[arm.name]:g}"
+            )
+            lines.append(f"Arm: {arm.name}: {arm.n} patients, {said}")
+        return lines
     who = "healthy volunteers, " if scenario.entry.disease == "healthy" else ""
-    lines.append(f"Entry: {who}platelets below {scenario.entry.platelets_below_1e9_per_l:g} x 10^9/L")
+    lines = [f"Entry: {who}platelets below {scenario.entry.platelets_below_1e9_per_l:g} x 10^9/L"]
     for arm in scenario.arms:
         dose = "0 mg" if arm.drug == "placebo" else f"start {arm.start_dose_mg:g} mg"
         rule = f", titration {arm.titration}" if arm.titration else ""
         if arm.treatment_d is not None:
             rule += ", one dose" if arm.treatment_d == 1 else f", {arm.treatment_d} days of treatment"
         lines.append(f"Arm: {arm.name}: {arm.n} patients, {arm.drug}, {dose}, {arm.meal}{rule}")
+    return lines
+
+
+def _patients(scenario: Scenario) -> list[str]:
+    """What decides their courses: dose rules, rescue, dropout, parameters."""
+    lines = []
     for name, table in scenario.titration.items():
         lines.append(f"Titration{' ' + name if name else ''}. {titration.as_text(table.rule())}")
     lines.append(f"Rescue: {'on' if scenario.rescue.enabled else 'off'}")
     if scenario.dropout.hazard_per_week:
         lines.append(f"Dropout: hazard {scenario.dropout.hazard_per_week:g} per week")
-    lines += [f"Parameter: {name} = {value:g}" for name, value in scenario.parameters.items()]
-    if scenario.analysis:
-        test = scenario.analysis
-        sides = "one-sided" if test.sided == 1 else "two-sided"
-        lines.append(f"Analysis: {test.endpoint} against {test.control}, {test.test}, {sides}, alpha {test.alpha:g}")
-    for target in targets(scenario):
-        of = f" of {target.n}" if target.unit == "patients" else f" {target.unit}, n = {target.n}"
-        used = f"; seen: {target.seen}" if target.seen else ""
-        lines.append(f"Published: {target.study}, {target.arm}: {target.quantity} = {target.observed:g}{of}{used}")
-    lines.append(f"Simulated: {trial.n_trials} trials, {trial.posterior_draws} posterior draws")
-    return "\n".join(lines)
+    return lines + [f"Parameter: {name} = {value:g}" for name, value in scenario.parameters.items()]
+
+
+def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
+    """The test, its aim, interval, adjustment for several arms and looks."""
+    sides = "one-sided" if test.sided == 1 else "two-sided"
+    level = f"{sides}, alpha {test.alpha:g}"
+    if test.test == "bayesian":
+        assert test.threshold is not None
+        level = f"posterior probability above {test.threshold:g}, prior Beta({test.prior.a:g}, {test.prior.b:g})"
+    lines = [f"Analysis: {test.endpoint} against {test.control}, {test.test}, {level}"]
+    if test.margin or test.test == "bayesian":
+        kind = "" if test.margin >= 0 else f" (non-inferiority, margin {-test.margin:g})"
+        lines.append(f"Aim: a difference to {test.control} above {test.margin:g}{kind}")
+    lines.append(f"Interval: {test.interval}, {100 * test.confidence:g}%")
+    if len(scenario.active_arms) > 1:
+        order = f", in the order {', '.join(scenario.active_arms)}" if test.multiplicity == "fixed-sequence" else ""
+        lines.append(f"Multiplicity: {test.multiplicity}{order}")
+    if test.graph:
+        lines += [f"Graph: {name} starts with {w:g} of alpha" for name, w in test.graph.weights.items()]
+        for name, row in test.graph.transitions.items():
+            lines += [f"Graph: {name}, once rejected, gives {g:g} of its share to {to}" for to, g in row.items()]
+    if scenario.interims:
+        looks = scenario.interims
+        extra = "" if looks.spending_parameter is None else f" with parameter {looks.spending_parameter:g}"
+        lines.append(f"Looks: at {', '.join(f'{t:.4g}' for t in looks.looks)} of the patients, {looks.boundary}{extra}")
+        if looks.futility_below is not None:
+            lines.append(f"Futility: {looks.futility} below {looks.futility_below:g}, non-binding")
+    return lines

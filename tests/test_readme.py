@@ -8,7 +8,8 @@ import tomllib
 import jax
 
 from inference.config import Config, plan
-from pkpd.scenario import validate
+from inference.trials import run_trial
+from pkpd.scenario import build, load_scenario, validate
 
 
 def block(root, heading: str, language: str) -> str:
@@ -66,3 +67,21 @@ def test_every_file_the_readme_points_to_exists(root):
     assert len(named) > 10
     missing = [name for name in named if not (root / name).exists()]
     assert not missing
+
+
+def test_the_design_of_the_readme_is_the_shipped_one(root):
+    text = block(root, "## Designs and their", "toml")
+    design, shipped = build(tomllib.loads(text), "README.md"), load_scenario("group_sequential")
+    for part in ("arms", "outcome", "interims"):
+        assert getattr(design, part) == getattr(shipped, part)
+    assert (design.trial.n_trials, design.trial.mc_se_below) == (shipped.trial.n_trials, shipped.trial.mc_se_below)
+    row = run_trial(shipped, seed=1).set_index(["comparison", "quantity"])["estimate"]
+    said = re.search(
+        r"has (\d+)% power with (\d+) patients on average instead of 96; its estimate is biased by ([\d.]+)",
+        (root / "README.md").read_text(),
+    )
+    assert said is not None
+    found = (100 * row["active vs placebo", "power_risk-difference"], row["whole trial", "patients"])
+    assert [round(x) for x in found] == [int(said[1]), int(said[2])]
+    bias = row["active vs placebo", "risk_difference_durable_response_bias"]
+    assert round(bias, 3) == float(said[3])

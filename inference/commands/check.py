@@ -18,7 +18,10 @@ from pkpd.tomlfile import read_toml
 SHOWN = ("study", "arm", "n", "quantity", "value", "unit", "time_d", "status", "source")
 # A TOML file is told by keys that only its kind has.
 CASE_KEYS = ("times_h", "daily_doses")
-SCENARIO_KEYS = ("trial", "arms", "entry", "titration", "analysis", "rescue", "dropout", "published", "predictions")
+SCENARIO_KEYS = (
+    "trial", "arms", "entry", "titration", "analysis", "rescue", "dropout", "published", "predictions", "outcome",
+    "interims",
+)  # fmt: skip
 
 
 def run(file: Path) -> None:
@@ -65,6 +68,10 @@ def _table(file: Path) -> None:
 def _scenario(file: Path) -> None:
     scenario = load_scenario(file)
     say(describe(scenario))
+    if scenario.interims is not None:
+        from inference.whatif.boundary_table import COLUMNS, boundary_table
+
+        show_table("interim looks", COLUMNS, boundary_table(scenario))
     say(f"ok: scenario with {len(scenario.arms)} arms, {sum(arm.n for arm in scenario.arms)} patients")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from inference import output
@@ -14,11 +15,21 @@ from inference.store import check_run
 DIGITS = "%.10g"
 
 
-def run(scenario: str, *, posterior: Path | None, out: Path | None, seed: int, engine: str, force: bool) -> None:
+def run(
+    scenario: str,
+    *,
+    settings: Sequence[str],
+    posterior: Path | None,
+    out: Path | None,
+    null: bool,
+    seed: int,
+    engine: str,
+    force: bool,
+) -> None:
     """Simulates the trials of a scenario, prints their summary, and writes it if ``out`` is given."""
     from pkpd.scenario import load_scenario
 
-    design = load_scenario(scenario)
+    design = load_scenario(scenario, settings)
     if posterior is not None:
         check_run(posterior)
     if out is not None:
@@ -27,11 +38,11 @@ def run(scenario: str, *, posterior: Path | None, out: Path | None, seed: int, e
     from inference.trials import run_trial
 
     with bars() as progress:
-        table = run_trial(design, posterior=posterior, seed=seed, engine=engine, progress=progress)
+        table = run_trial(design, posterior=posterior, seed=seed, engine=engine, null=null, progress=progress)
     show_table(f"trial: {scenario}", list(table.columns), table.itertuples(index=False))
     if out is None:
         return
     with output.run_directory(out, force=force) as folder:
         output.write_text(folder / "summary.csv", table.to_csv(index=False, float_format=DIGITS))
-        write_manifest(folder, "trial", seed, {"scenario": repr(design)})
+        write_manifest(folder, "trial", seed, {"scenario": repr(design) + (", null" if null else "")})
     say(f"{out / 'summary.csv'}: {len(table)} rows")

@@ -76,6 +76,41 @@ def test_operating_characteristics_are_reproducible_and_say_their_error(small):
     assert (table["lower"] <= table["estimate"]).all() and (table["estimate"] <= table["upper"]).all()
 
 
+def test_blocks_of_trials_are_the_trials_of_the_whole(small):
+    """Cut anywhere, with looks: the same counts; patients of the looks add up to those of the arm."""
+    looks = load_scenario("phase3", ["trial.n_trials=40", "interims={looks=[0.5, 1], boundary='pocock'}"])
+    whole, parts = (
+        [trials.patient_blocks(looks, {}, 3, "auto", trials.silent)(*at) for at in cuts]
+        for cuts in (((0, 40),), ((0, 13), (13, 27)))
+    )
+    assert np.array_equal(np.concatenate([part.analysed for part in parts]), whole[0].analysed)
+    for arm, counts in whole[0].by_arm.items():
+        assert np.array_equal(np.concatenate([part.by_arm[arm] for part in parts]), counts)
+    last = np.stack([counts[:, 0] for counts in whole[0].by_arm.values()], axis=1)
+    assert np.array_equal(whole[0].analysed[:, -1], last)
+    other = load_scenario("phase3", ["trial.n_trials=40", "analysis.endpoint=response_any"])
+    once = trials.patient_blocks(other, {}, 3, "auto", trials.silent)(0, 40)
+    column = once.names.index("response_any")
+    assert np.array_equal(once.analysed[:, 0], np.stack([counts[:, column] for counts in once.by_arm.values()], axis=1))
+    half = whole[0].analysed[:, 0] / [84, 86, 43]  # of 168, 171 and 85
+    rates = last.mean(0) / [168, 171, 85]
+    np.testing.assert_allclose(half.mean(0), rates, atol=4 * 0.5 / np.sqrt(40 * 43))
+    table = trials.run_trial(looks, seed=3).set_index(["comparison", "quantity"])["estimate"]
+    assert table[("start 5 mg vs placebo", "rejected_at_look_1")] > 0.95 and table[("whole trial", "patients")] < 230
+    assert table[("start 5 mg", "response_week_8")] == pytest.approx(rates[1])
+
+
+def test_the_null_of_patients_is_a_drug_without_effect():
+    """The same rows as with efficacy 0 by hand, called type I error; enough trials are those of a small error."""
+    settings = ["trial.n_trials=2000", "trial.mc_se_below=0.02", "arms.1.n=20", "arms.2.n=20", "arms.3.n=20"]
+    null = trials.run_trial(load_scenario("phase3", settings), seed=5, null=True)
+    by_hand = trials.run_trial(load_scenario("phase3", [*settings, "parameters.dimer_efficacy=0.0"]), seed=5)
+    assert null["estimate"].equals(by_hand["estimate"]) and set(null["n_trials"]) == {1000}
+    assert (null["quantity"] == by_hand["quantity"].str.replace("power", "type_1_error")).all()
+    errors = null[null["quantity"] == "type_1_error_cochran-mantel-haenszel"]
+    assert len(errors) == 2 and (errors["estimate"] < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)).all()
+
+
 def test_power_without_drug_effect_is_the_size_of_the_test():
     """Dimer efficacy 0 under the same protocol: the test keeps its 5%, a little less for discreteness."""
     null = load_scenario("phase3", ["trial.n_trials=400", "parameters.dimer_efficacy=0.0"])

@@ -1,0 +1,116 @@
+"""What trials count: responders by arm, endpoint and look, from stated probabilities or from simulated patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import numpy as np
+from scipy import stats
+
+from pkpd import random
+from pkpd.analysis import patients_at
+
+if TYPE_CHECKING:
+    from pkpd.scenario import Scenario
+
+CELL = 1000  # trials that share a generator
+
+
+class Counts(NamedTuple):
+    """Responders of trials.
+
+    names: endpoints that are reported. by_arm: counts [trials, endpoints] at the end of each arm. analysed: responders
+    of the analysis' endpoint among the patients of each look [trials, looks, arms], cumulative; None without analysis.
+    """
+
+    names: tuple[str, ...]
+    by_arm: dict[str, np.ndarray]
+    analysed: np.ndarray | None
+
+
+def looks_of(design: Scenario) -> tuple[float, ...]:
+    """Information fractions at which the trial is analysed: 1 alone without interims."""
+    return design.interims.looks if design.interims else (1.0,)
+
+
+def sizes_at_looks(design: Scenario) -> np.ndarray:
+    """Patients [looks, arms] of each arm at each look."""
+    return np.array([patients_at(looks_of(design), arm.n) for arm in design.arms]).T
+
+
+def endpoint_of_visit(day: int) -> str:
+    """Name of the response at the visit of a day."""
+    weeks, rest = divmod(day, 7)
+    return f"response_day_{day}" if rest else f"response_week_{weeks}"
+
+
+def stated_probabilities(design: Scenario) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
+    """Endpoints of a stated outcome, and their probabilities by name of arm."""
+    outcome = design.outcome
+    assert outcome is not None
+    if outcome.response_profile:
+        return tuple(map(endpoint_of_visit, design.trial.visits_d)), dict(outcome.response_profile)
+    assert design.analysis is not None
+    return (design.analysis.endpoint,), {name: (p,) for name, p in outcome.response_probability.items()}
+
+
+def stated(design: Scenario, seed: int, first: int, n_trials: int) -> Counts:
+    """Binomial counts of trials ``first`` to ``first + n_trials`` of a stated outcome.
+
+    A count is the inverse of its binomial law at a uniform of (seed, trial, arm, look): it depends on no other trial or
+    arm, and two designs share their random numbers. Visits of a profile share them too: each has its own law only.
+    """
+    names, probabilities = stated_probabilities(design)
+    sizes = sizes_at_looks(design)
+    cells = np.arange(first // CELL, -(-(first + n_trials) // CELL))
+    skipped = first - CELL * int(cells[0])
+    by_arm, analysed = {}, []
+    for index, arm in enumerate(design.arms):
+        u = _uniforms(seed, index, cells, len(sizes))[:, skipped : skipped + n_trials]
+        new = np.diff(sizes[:, index], prepend=0)
+        counts = {
+            name: np.cumsum([binomial_quantile(u[k], int(n), p) for k, n in enumerate(new)], axis=0)
+            for name, p in zip(names, probabilities[arm.name], strict=True)
+        }
+        by_arm[arm.name] = np.stack([counts[name][-1] for name in names], axis=1)
+        if design.analysis is not None:
+            analysed.append(counts[design.analysis.endpoint].T)
+    return Counts(names, by_arm, np.stack(analysed, axis=2) if analysed else None)
+
+
+def _uniforms(seed: int, arm: int, cells: np.ndarray, looks: int) -> np.ndarray:
+    """Uniforms [looks, trials of the cells]; the first look's are the same however many follow."""
+    n = len(cells)
+    keys = random.patient_keys(random.root(seed), np.zeros(n, int), cells, np.full(n, arm))
+    drawn = [random.generator(key).random((looks, CELL)) for key in jax.device_put(keys, jax.devices("cpu")[0])]
+    return np.concatenate(drawn, axis=1)
+
+
+def binomial_quantile(u: np.ndarray, n: int, p: float) -> np.ndarray:
+    """The smallest count whose cumulative probability exceeds u, of Binomial(n, p)."""
+    below = stats.binom.cdf(np.arange(n), n, p)  # of 0 to n - 1; n has the rest
+    return np.searchsorted(below, u, side="right").astype(np.int32)
+
+
+def repeated(
+    block: Callable[[int, int], Counts],
+    n_trials: int,
+    error: Callable[[Counts], float] | None = None,
+    limit: float = 0.0,
+) -> Counts:
+    """``n_trials`` trials; with ``error``, cell by cell until it is below ``limit``.
+
+    ``error`` is told each cell in turn, and gives the error of all cells so far.
+    """
+    if error is None:
+        return block(0, n_trials)
+    parts: list[Counts] = []
+    for first in range(0, n_trials, CELL):
+        parts.append(block(first, min(CELL, n_trials - first)))
+        if error(parts[-1]) < limit:
+            break
+    by_arm = {name: np.concatenate([part.by_arm[name] for part in parts]) for name in parts[0].by_arm}
+    analysed = [part.analysed for part in parts if part.analysed is not None]
+    return Counts(parts[0].names, by_arm, np.concatenate(analysed) if analysed else None)
