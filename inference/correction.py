@@ -24,7 +24,7 @@ from inference.arm_model import SUPPORT_WIDTH, split
 from inference.arms import Association, Counts, arrays, association, log_likelihood
 from inference.checkpoint import NOTHING_KEPT, Checkpoint
 from inference.diagnostics import CRITERIA
-from inference.further import Further, further, nothing
+from inference.further import Further, FurtherMoments, further, nothing
 from inference.further import log_likelihood as further_likelihood
 from inference.moments import CORRECTION, grouped
 from inference.predictive import Answer
@@ -93,6 +93,7 @@ class Simulated(NamedTuple):
     logits: Floats  # [S, J]
     variances: Floats  # [S, J] Monte Carlo
     correlation: Floats  # [J, J] of their errors; arms share patients
+    dispersion: Floats  # [J] variance of their errors over ``variances``: below 1 where rescue is integrated out
     rho: Floats  # [S, A, 5, 5] correlations of the events within a patient
 
 
@@ -139,15 +140,22 @@ def simulated(
     *,
     part: int = CORRECTION,
     draw: int = 0,
+    group: int = GROUP,
     keep: Checkpoint = NOTHING_KEPT,
 ) -> Simulated:
     """All arms at coordinates theta [S, d], each row by independent groups of patients that no round has seen.
 
-    ``part`` and ``draw`` name the random streams.
+    ``part`` and ``draw`` name the random streams; ``group`` is the size of a group.
     """
-    groups = max(2, -(-patients // GROUP))
+    groups = max(2, -(-patients // group))
     stage = f"correction {draw + 1}: simulation" if part == CORRECTION and draw else "correction: simulation"
     mean, second, more = grouped(p, theta, -(-patients // groups), groups, part, draw, progress, stage, keep)
+    return seen_in(mean, second, more, patients)
+
+
+def seen_in(mean: Floats, second: Floats, more: FurtherMoments, patients: int) -> Simulated:
+    """From the moments [groups, S, ..] of independent groups, ``patients`` in all at each of S draws."""
+    groups = len(mean)
     over_groups = mean.mean(axis=0), second.mean(axis=0)
     successes, trials = (
         np.concatenate([nested, patients * own.mean(axis=0)], axis=1)
@@ -157,7 +165,7 @@ def simulated(
     information = (trials + 1.0) * rate * (1 - rate)
     flat = [x.reshape(-1, *x.shape[2:]) for x in (mean, second)]
     y, w = (
-        np.concatenate([nested.reshape(groups, len(theta), -1), patients / groups * own], axis=2)
+        np.concatenate([nested.reshape(*mean.shape[:2], -1), patients / groups * own], axis=2)
         for nested, own in zip(nested_counts(flat[0], flat[1], patients / groups), more[:2], strict=True)
     )
     residuals = ((y - w * rate) / np.sqrt(information)).reshape(-1, rate.shape[1])
@@ -165,7 +173,8 @@ def simulated(
     correlation = (residuals.T @ residuals) / len(residuals) / np.outer(size, size)
     one = np.ones((1, mean.shape[2]))
     rho = np.stack([pooled_correlations(m[None], s[None], one) for m, s in zip(*over_groups, strict=True)])
-    return Simulated(np.log(rate / (1 - rate)), 1 / information, correlation, rho)
+    dispersion = size**2 * groups**2 / (groups - 1)  # a group's residual is from the mean of all groups
+    return Simulated(np.log(rate / (1 - rate)), 1 / information, correlation, dispersion, rho)
 
 
 def normals(key: Array, J: int) -> Floats:
@@ -190,11 +199,14 @@ def marginal(
     """
     reported = nothing() if reported is None else reported
     root = np.linalg.cholesky(correlation + 1e-9 * np.eye(len(correlation)))
-    own = rho[:, rows]
-    flat = association(own.reshape(-1, *own.shape[2:]))  # arms of all draws at once
-    links = Association(*(x.reshape(*own.shape[:2], *x.shape[1:]) for x in flat))
     arrays_of = map(jnp.asarray, (logits, np.sqrt(variances), z @ root.T, rows))
-    return np.asarray(_marginal(*arrays_of, links, data, reported))
+    return np.asarray(_marginal(*arrays_of, links(rho[:, rows]), data, reported))
+
+
+def links(rho: Floats) -> Association:
+    """``association`` of the correlations [S, A, 5, 5] of all draws at once."""
+    flat = association(rho.reshape(-1, *rho.shape[2:]))
+    return Association(*(x.reshape(*rho.shape[:2], *x.shape[1:]) for x in flat))
 
 
 @partial(jax.jit)

@@ -73,12 +73,16 @@ def by_cohort(theta: np.ndarray, patients: int, rng: np.random.Generator) -> np.
     return stats.binom.logpmf(K, N, (rng.binomial(patients, expit(theta[:, 0])) + 0.5) / (patients + 1))
 
 
-def expected_by_cohort(patients: int) -> Truth:
-    """Posterior and evidence of the expectation of that estimate: a sum over cohorts, an integral over x."""
+def expected_by_cohort(patients: int, estimate: np.ndarray | None = None) -> Truth:
+    """Posterior and evidence of the expectation of that estimate: a sum over cohorts, an integral over x.
+
+    estimate [patients + 1]: of the likelihood, in place of that one, by the number of successes in the cohort.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(400)
     x, weights = (nodes + 1) / 2, weights / 2
     j = np.arange(patients + 1)
-    mean = stats.binom.pmf(j, patients, x[:, None]) @ stats.binom.pmf(K, N, (j + 0.5) / (patients + 1))
+    plain = stats.binom.pmf(K, N, (j + 0.5) / (patients + 1)) if estimate is None else estimate
+    mean = stats.binom.pmf(j, patients, x[:, None]) @ plain
     joint = weights * stats.beta(ALPHA, BETA).pdf(x) * mean
     first, second = (joint @ x**power / joint.sum() for power in (1, 2))
     return Truth(np.array([first]), np.array([math.sqrt(second - first**2)]), float(np.log(joint.sum())))
