@@ -1,0 +1,329 @@
+"""The surface against a fit that has every patient in it: effective draws a second, on a trial small enough for both.
+
+    python -m benchmarks.naive [--warmup 300] [--draws 300] [--work runs/naive] [--json FILE]
+
+The trial is ``fixed_dose.toml``; its counts are simulated at the library's values, and the same four parameters are
+free in all routes. ``surface`` is what ``pkpd fit`` computes by default: simulation, regression, NUTS, the correction.
+``diffrax`` is NumPyro's NUTS over these parameters and all random effects of all patients, with diffrax in the log
+density (``naive_model.py``); ``engine`` is the same model with this project's differentiable course instead. The routes
+have one posterior, so their means and sds are compared first. Each runs in a process of its own without any program
+kept from before. What is done stays in the work folder, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from inference.startup import start_jax
+
+start_jax()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from numpyro.infer import NUTS  # noqa: E402
+
+from benchmarks.agreement import Estimate, compare, estimate  # noqa: E402
+from benchmarks.naive_model import forward, moving, naive_model, with_diffrax, with_engine  # noqa: E402
+from inference import arviz, population  # noqa: E402
+from inference.checkpoint import NOTHING_KEPT  # noqa: E402
+from inference.config import load  # noqa: E402
+from inference.manifest import code_hash, versions  # noqa: E402
+from inference.population import Plan  # noqa: E402
+from inference.progress import silent  # noqa: E402
+from pkpd import endpoints, trial  # noqa: E402
+from pkpd.datatables import REQUIRED  # noqa: E402
+from pkpd.parameters import load_library  # noqa: E402
+from pkpd.planned import planned_arms  # noqa: E402
+from pkpd.scenario import load_scenario  # noqa: E402
+
+SCENARIO = Path(__file__).with_name("fixed_dose.toml")
+FREE = ("receptor_ec50_nM", "max_stimulation", "production_1e9_per_l_per_h", "receptor_ec50_nM_iiv_log_sd")
+DATA_SEED = 3  # of the simulated counts; no fit shares a patient with them
+ROUTES = ("surface", "engine", "diffrax")
+FITS = 4  # of the surface, with seeds 1, 2, ...; the first compiles
+CHAINS = 4
+TOLD_EVERY = 50  # iterations
+
+
+def counts() -> dict[str, tuple[int, np.ndarray]]:
+    """Patients and counts [5] of each arm, of one trial simulated at the library's values."""
+    scenario = load_scenario(SCENARIO)
+    found = {}
+    for a in planned_arms(scenario):
+        who = range(a.first_patient, a.first_patient + a.n)
+        (v,) = trial.simulate(a.population, a.arm, tuple(scenario.trial.visits_d), DATA_SEED, who)
+        events = endpoints.events(v.platelets_observed, v.baseline, v.rescued, scenario.landmark)
+        found[a.name] = (a.n, np.asarray(events).sum(axis=1))
+    return found
+
+
+def problem(folder: Path, seed: int) -> Plan:
+    """The fit of these counts with all but ``FREE`` fixed at the library's values; its table lies in ``folder``."""
+    table = folder / "counts.csv"
+    rows = [
+        dict(study="simulated", arm=arm, n=n, quantity=name, value=y, unit="patients", status="unpublished", source="-")
+        for arm, (n, of_arm) in counts().items()
+        for name, y in zip(endpoints.NAMES, of_arm.tolist(), strict=True)
+    ]
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, REQUIRED)
+        writer.writeheader()
+        writer.writerows(rows)
+    fix = [name for name in load_library().free_names() if name not in FREE]
+    # the config's own 6 cubic directions need as many free parameters
+    options = {"scenario": str(SCENARIO), "data": {"table": str(table)}, "refine": {"cubic": len(FREE)}}
+    return population.plan(load(options={"seed": seed, "fix": fix, **options}))
+
+
+class Clock(NamedTuple):
+    """Seconds of wall and of processor, those of all threads of this process."""
+
+    seconds: float
+    processor_seconds: float
+
+
+@contextmanager
+def clocked(into: dict[str, Any], suffix: str = "") -> Iterator[None]:
+    """Adds the seconds of the block to ``into``, under the names of ``Clock`` with a suffix."""
+    start = Clock(time.perf_counter(), time.process_time())
+    yield
+    spent = Clock(time.perf_counter() - start.seconds, time.process_time() - start.processor_seconds)
+    for name, value in spent._asdict().items():
+        into[name + suffix] = into.get(name + suffix, 0.0) + value
+
+
+def save(file: Path, record: dict[str, Any], draws: dict[str, np.ndarray]) -> None:
+    """A record with its draws [chains, draws] by name; the file appears when it is whole."""
+    part = file.with_suffix(".part.npz")
+    np.savez(part, record=np.asarray(json.dumps(record)), **draws)
+    part.replace(file)
+
+
+def read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What ``save`` kept."""
+    with np.load(file) as held:
+        arrays = dict(held)
+    return json.loads(str(arrays.pop("record"))), arrays
+
+
+def surface_fit(folder: Path, seed: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """One default fit: rounds of both replicates and their correction."""
+    p = problem(folder, seed)
+    record: dict[str, Any] = {}
+    stages: dict[str, float] = {}
+    with clocked(record):
+        fits, weighted = population.replicates(p, jax.random.key(seed), NOTHING_KEPT, silent, stages)
+    assert weighted is not None  # the default config asks for a correction
+    draws = {name: np.concatenate([f.samples[name] for f in fits]) for name in p.prior.names}
+    w = np.exp(weighted.log_weights)
+    flat = {name: v.reshape(-1)[weighted.chosen] for name, v in draws.items()}
+    record |= {
+        "khat": weighted.khat,
+        "corrected_ess": weighted.ess,
+        "confirmed": weighted.confirms,
+        "largest_shift_sd": weighted.largest_shift[1],
+        "corrected_mean": {name: float(w @ x) for name, x in flat.items()},
+        "surface_error_rms": [f.error.rms for f in fits],
+        "rounds": [row for f in fits for row in f.rounds],
+        "seconds_correction": stages["correction"],
+        "divergences": int(sum(f.sample_stats["diverging"].sum() for f in fits)),
+    }
+    return record, draws
+
+
+def surfaces(folder: Path) -> None:
+    """All fits of the surface; the first of a process compiles its programs."""
+    first = True
+    for seed in range(1, 1 + FITS):
+        file = folder / f"surface-{seed}.npz"
+        if not file.exists():
+            record, draws = surface_fit(folder, seed)
+            save(file, record | {"compiles": first}, draws)
+            first = False
+            print(f"{file.stem}: {record['seconds']:.0f} s", flush=True)
+
+
+def all_patients(folder: Path, route: str, warmup: int, draws: int) -> None:
+    """The chains of NUTS with all patients: one after another with diffrax, at once with the engine, whose cost hardly
+    grows with them.
+
+    NumPyro's defaults: diagonal mass matrix, acceptance 0.8, trees of up to 2^10 - 1 steps.
+    """
+    p = problem(folder, seed=1)
+    solve = with_diffrax if route == "diffrax" else forward(with_engine, moving(p))
+    kernel, step = NUTS(naive_model(p, solve)), None
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(7), ROUTES.index(route)), CHAINS)
+    for number, key in enumerate([keys] if route == "engine" else keys, start=1):
+        file = folder / f"{route}-{number}.npz"
+        if file.exists():
+            continue
+        record: dict[str, Any] = {"compiles": step is None, "gradients_warmup": 0, "gradients": 0, "divergences": 0}
+        with clocked(record, "_compile"):
+            state = kernel.init(key, warmup)
+            step = step or jax.jit(lambda state: kernel.sample(state, (), {})).lower(state).compile()
+        z = []
+        with clocked(record):
+            for i in range(warmup + draws):
+                state = step(state)
+                steps = int(np.max(state.num_steps))  # chains at once go at the pace of the slowest
+                record["gradients" if i >= warmup else "gradients_warmup"] += steps
+                if i >= warmup:
+                    z.append(np.atleast_2d(state.z["prior_z"]))
+                    record["divergences"] += int(np.sum(state.diverging))
+                if (i + 1) % TOLD_EVERY == 0:
+                    print(f"{file.stem}: iteration {i + 1} of {warmup + draws}, {steps} steps", flush=True)
+        location, scale = jnp.asarray(p.prior.location()), jnp.asarray(p.prior.scale())
+        values = p.prior.constrained(location + scale * np.stack(z, axis=1))
+        save(file, record, {name: np.asarray(v) for name, v in values.items()})
+
+
+def stamp(warmup: int, draws: int) -> str:
+    """Name of the folder for what follows from this code, trial and number of iterations."""
+    texts = [file.read_text(encoding="utf-8") for file in (SCENARIO, Path(__file__).with_name("naive_model.py"))]
+    made_with = json.dumps([code_hash(), *texts, FREE, DATA_SEED, warmup, draws])
+    return hashlib.sha256(made_with.encode()).hexdigest()[:12]
+
+
+def pieces(folder: Path, route: str) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """What a route left in the folder, in the order of its numbers."""
+    return [read(file) for file in sorted(folder.glob(f"{route}-?.npz"))]
+
+
+def of_surface(fits: list[tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict[str, Any], Estimate]:
+    """Figures of one fit, the mean over those that compiled nothing; the estimate is over all.
+
+    A fit that its correction does not confirm reports the weighted means, as ``pkpd fit`` does.
+    """
+    warm = [(r, d) for r, d in fits if not r["compiles"]]
+    seconds, processor = (float(np.mean([r[name] for r, _ in warm])) for name in Clock._fields)
+    compiling = [r for r, _ in fits if r["compiles"]]
+    convergence = [arviz.convergence(d) for _, d in fits]
+    replicates = [
+        {
+            "means": {n: r["corrected_mean"][n] if not r["confirmed"] else float(x.mean()) for n, x in d.items()},
+            "sds": {n: float(x.std()) for n, x in d.items()},
+        }
+        for r, d in fits
+    ]
+    found = estimate(replicates, FREE)
+    record = {
+        "fits": len(fits),
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "seconds_compile": max(float(np.mean([r["seconds"] for r in compiling])) - seconds, 0.0),
+        "processor_seconds_compile": max(float(np.mean([r["processor_seconds"] for r in compiling])) - processor, 0.0),
+        "seconds_correction": float(np.mean([r["seconds_correction"] for r, _ in warm])),
+        "rhat": float(max(c.rhat.max() for c in convergence)),
+        "divergences": sum(r["divergences"] for r, _ in fits),
+        "ess": float(np.mean([r["corrected_ess"] for r, _ in fits])),
+        "ess_bulk": float(np.mean([c.ess_bulk.min() for c in convergence])),
+        "ess_scatter": float(1 / np.mean((found.error / found.sd) ** 2) / len(fits)),
+        "each": [r for r, _ in fits],
+    }
+    return record, found
+
+
+def of_chains(chains: list[tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict[str, Any], Estimate]:
+    """Figures of all chains together; compilation is that of the first."""
+    draws = {name: np.concatenate([d[name] for _, d in chains]) for name in FREE}
+    c = arviz.convergence(draws)
+    total = {name: sum(r[name] for r, _ in chains) for name in (*Clock._fields, "gradients", "gradients_warmup")}
+    record = {
+        **total,
+        **{f"{name}_compile": max(r[f"{name}_compile"] for r, _ in chains) for name in Clock._fields},
+        "rhat": float(c.rhat.max()),
+        "divergences": sum(r["divergences"] for r, _ in chains),
+        "ess": float(c.ess_bulk.min()),
+        "ess_bulk": float(c.ess_bulk.min()),
+    }
+    columns = [draws[name] for name in FREE]
+    return record, Estimate(np.array([x.mean() for x in columns]), c.mcse_mean, np.array([x.std() for x in columns]))
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Routes that are done, their posteriors and how they compare."""
+    routes: dict[str, Any] = {}
+    estimates: dict[str, Estimate] = {}
+    for route in ROUTES:
+        if found := pieces(folder, route):
+            record, e = (of_surface if route == "surface" else of_chains)(found)
+            record |= {f"ess_per_{unit}": record["ess"] / record[f"{unit}s"] for unit in ("second", "processor_second")}
+            record |= {name: dict(zip(FREE, getattr(e, name).tolist(), strict=True)) for name in Estimate._fields}
+            routes[route], estimates[route] = record, e
+    pairs = {
+        f"{a} and {b}": compare(estimates[a], estimates[b], FREE)
+        for a, b in (("surface", "diffrax"), ("surface", "engine"), ("engine", "diffrax"))
+        if a in estimates and b in estimates
+    }
+    return {"routes": routes, "pairs": pairs}
+
+
+def tell(record: dict[str, Any]) -> None:
+    """The tables."""
+    width, routes = max(map(len, FREE)), record["routes"]
+    print(f"\n{'mean (sd; error in sds)':{width}s}", *(f"{name:>26s}" for name in routes))
+    for n in FREE:
+        cells = (f"{r['mean'][n]:.4g} ({r['sd'][n]:.3g}; {r['error'][n] / r['sd'][n]:.3f})" for r in routes.values())
+        print(f"{n:{width}s}", *(f"{cell:>26s}" for cell in cells))
+    for pair, rows in record["pairs"].items():
+        print(f"\n{pair + ', in sds':{width}s} {'difference':>11s} {'error':>7s} {'allowed':>8s} {'sd ratio':>9s}")
+        for row in rows:
+            numbers = f"{row['difference_sd']:11.3f} {row['error_sd']:7.3f} {row['allowed_sd']:8.3f}"
+            print(f"{row['parameter']:{width}s} {numbers} {row['sd_ratio']:9.3f}  {row['verdict']}")
+    columns = ("ess", "ess_bulk", "rhat", "seconds", "processor_seconds", "seconds_compile", "ess_per_processor_second")
+    print(f"\n{'route':10s}", *(f"{name.replace('_', ' '):>25s}" for name in columns))
+    for name, r in routes.items():
+        print(f"{name:10s}", *(f"{r[column]:25.4g}" for column in columns))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--warmup", type=int, default=300, help="iterations of each chain with all patients")
+    parser.add_argument("--draws", type=int, default=300, help="and those that are kept")
+    parser.add_argument("--work", type=Path, default=Path("runs/naive"), help="where what is done is kept")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/naive.json"), help="the record")
+    parser.add_argument("--route", choices=ROUTES, help="only this one, in this process")
+    args = parser.parse_args()
+    folder = args.work / stamp(args.warmup, args.draws)
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.route:
+        return (
+            surfaces(folder) if args.route == "surface" else all_patients(folder, args.route, args.warmup, args.draws)
+        )
+    own = ["--warmup", str(args.warmup), "--draws", str(args.draws), "--work", str(args.work)]
+    for route in ROUTES:
+        with tempfile.TemporaryDirectory() as empty:  # no program kept from before
+            command = [sys.executable, "-m", "benchmarks.naive", *own, "--route", route]
+            subprocess.run(command, check=True, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": empty})
+    record = {
+        "command": f"python -m benchmarks.naive --warmup {args.warmup} --draws {args.draws}",
+        "versions": versions(),
+        "code": code_hash(),
+        "load": os.getloadavg(),
+        "free": FREE,
+        "counts": {
+            arm: {"n": n, **dict(zip(endpoints.NAMES, y.tolist(), strict=True))} for arm, (n, y) in counts().items()
+        },
+        **summary(folder),
+    }
+    tell(record)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"record: {args.json}")
+
+
+if __name__ == "__main__":
+    main()
