@@ -185,7 +185,8 @@ def compile_arms(
 ) -> None:
     """Compiles what ``fit_arms`` will run on a surface of ``n_arms`` arms, ``cubic`` along so many directions."""
     E = sum(len(s.outputs) for s in studies)
-    d, J, p = prior.dimension, 6 * n_arms + E, n_terms(prior.dimension, cubic)
+    d, cubic = prior.dimension, min(cubic, prior.dimension)
+    J, p = 6 * n_arms + E, n_terms(d, cubic)
     shape = partial(jax.ShapeDtypeStruct, dtype=jnp.float64)
     rows = jax.ShapeDtypeStruct((J * min(VARIANCE_RANK, p), p), jnp.float32)
     problem = ArmProblem(

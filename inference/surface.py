@@ -146,6 +146,7 @@ def fit_surface(
     theta, mean, second = (np.asarray(a, np.float64) for a in (theta, mean, second))
     _check_round(theta, mean, second, patients)
     d = theta.shape[1]
+    cubic = min(cubic, d)  # there are no more directions
     centre, whiten = _standardise(theta)
     u = (theta - centre) @ whiten.T
     more = no_outputs(len(theta)) if further is None else further

@@ -104,6 +104,15 @@ def test_cubic_terms_take_a_wide_design_where_a_quadratic_fails():
     assert error[3] < 0.7 * error[0]
 
 
+def test_a_surface_is_cubic_along_no_more_directions_than_it_has_coordinates():
+    rng = np.random.default_rng(4)
+    theta = rng.standard_normal((400, 4)) * SD
+    mean, second = toy.simulate(theta, PATIENTS, rng)
+    asked, all_four = (fit_surface(theta, mean, second, PATIENTS, cubic=cubic) for cubic in (6, 4))
+    assert asked.directions.shape == (4, 4)
+    np.testing.assert_array_equal(asked.coefficients, all_four.coefficients)
+
+
 def test_recovers_the_known_probabilities(surface, fresh):
     logits = np.asarray(evaluate(surface, fresh)[0])
     predicted = np.asarray(probabilities(jnp.asarray(logits.reshape(-1, 3, 6))))
