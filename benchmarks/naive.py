@@ -88,9 +88,9 @@ def problem(folder: Path, seed: int) -> Plan:
         writer.writeheader()
         writer.writerows(rows)
     fix = [name for name in load_library().free_names() if name not in FREE]
-    # the config's own 6 cubic directions need as many free parameters
-    options = {"scenario": str(SCENARIO), "data": {"table": str(table)}, "refine": {"cubic": len(FREE)}}
-    return population.plan(load(options={"seed": seed, "fix": fix, **options}))
+    return population.plan(
+        load(options={"seed": seed, "fix": fix, "scenario": str(SCENARIO), "data": {"table": str(table)}})
+    )
 
 
 class Clock(NamedTuple):
@@ -110,7 +110,7 @@ def clocked(into: dict[str, Any], suffix: str = "") -> Iterator[None]:
         into[name + suffix] = into.get(name + suffix, 0.0) + value
 
 
-def save(file: Path, record: dict[str, Any], draws: dict[str, np.ndarray]) -> None:
+def save(file: Path, record: dict[str, Any], draws: dict[str, Any]) -> None:
     """A record with its draws [chains, draws] by name; the file appears when it is whole."""
     part = file.with_suffix(".part.npz")
     np.savez(part, record=np.asarray(json.dumps(record)), **draws)

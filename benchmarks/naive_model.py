@@ -41,9 +41,10 @@ def with_diffrax(p: Parameters, dose_mg: Array, days: tuple[int, ...]) -> Array:
     """True counts (1e9/L) [visits, patients] of patients who take ``dose_mg`` [patients] daily, by diffrax."""
     last = days[-1]
 
-    def one(p: Parameters, dose_mg: Array) -> Array:
+    def course(p: Parameters, dose_mg: Array) -> Array:
         start, b = model.steady_state(p)
-        p = p._replace(dimer_hill=1)  # spares the power
+        one: Any = 1  # no array: the power is spared
+        p = p._replace(dimer_hill=one)
         segments = reference.days(p, jnp.full(last, dose_mg), jnp.zeros(-(-last // 7)))
 
         def derivatives(t: Any, y: Array, now: tuple[Array, Array]) -> Array:
@@ -69,7 +70,7 @@ def with_diffrax(p: Parameters, dose_mg: Array, days: tuple[int, ...]) -> Array:
         boundaries = jax.lax.scan(stretch, jnp.stack(start), segments)[1]
         return boundaries[3 * np.array(days) - 1]
 
-    return jax.vmap(one, out_axes=1)(p, dose_mg)
+    return jax.vmap(course, out_axes=1)(p, dose_mg)
 
 
 def with_engine(p: Parameters, dose_mg: Array, days: tuple[int, ...]) -> Array:
@@ -177,7 +178,7 @@ def naive_model(p: Plan, solve: Solve) -> Callable[[], None]:
     dose_mg = jnp.repeat(jnp.asarray(doses), np.array(n), total_repeat_length=sum(n))
     seen = [categories(a.n, y) for a, y in zip(arms, p.fitted.counts, strict=True)]
 
-    def model() -> None:
+    def density() -> None:
         values = p.prior.constrained(p.prior.sample())
         z = numpyro.sample("eta", dist.Normal(0.0, 1.0).expand([len(varying(arms[0])), sum(n)]).to_event(2))
         everyone = patients(p, arms[0], values, z)  # the arms differ in their dose alone
@@ -186,4 +187,4 @@ def naive_model(p: Plan, solve: Solve) -> Callable[[], None]:
         for a, y, own in zip(arms, seen, jnp.split(each, ends), strict=True):
             numpyro.factor(f"counts of {a.name}", log_law(own, y))
 
-    return model
+    return density
