@@ -5,9 +5,10 @@
 The trial is ``fixed_dose.toml``; its counts are simulated at the library's values, and the same four parameters are
 free in all routes. ``surface`` is what ``pkpd fit`` computes by default: simulation, regression, NUTS, the correction.
 ``diffrax`` is NumPyro's NUTS over these parameters and all random effects of all patients, with diffrax in the log
-density (``naive_model.py``); ``engine`` is the same model with this project's differentiable course instead. The routes
-have one posterior, so their means and sds are compared first. Each runs in a process of its own without any program
-kept from before. What is done stays in the work folder, and the same command goes on from there.
+density (``naive_model.py``); ``engine`` is the same model with this project's differentiable course instead; ``bank``
+and ``direct`` are the other routes of ``benchmarks.agreement``. All have one posterior, so they are compared. Each runs
+in a process of its own without any program kept from before. What is done stays in the work folder, and the same
+command goes on from there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from inference.startup import start_jax
 
@@ -37,9 +38,10 @@ from numpyro.infer import NUTS, init_to_median  # noqa: E402
 from scipy.special import expit, logsumexp  # noqa: E402
 from scipy.stats import multinomial  # noqa: E402
 
-from benchmarks.agreement import Estimate, compare, estimate  # noqa: E402
+from benchmarks.agreement import FULL, banked, directly  # noqa: E402
 from benchmarks.naive_model import categories, forward, moving, naive_model, with_diffrax, with_engine  # noqa: E402
-from inference import arviz, population  # noqa: E402
+from benchmarks.naive_summary import CLOCK, Piece, summary, tell  # noqa: E402
+from inference import population  # noqa: E402
 from inference.arms import by_arm  # noqa: E402
 from inference.checkpoint import NOTHING_KEPT  # noqa: E402
 from inference.config import load  # noqa: E402
@@ -55,11 +57,11 @@ from pkpd.scenario import load_scenario  # noqa: E402
 
 SCENARIO = Path(__file__).with_name("fixed_dose.toml")
 FREE = ("receptor_ec50_nM", "max_stimulation", "production_1e9_per_l_per_h", "receptor_ec50_nM_iiv_log_sd")
-DATA_SEED = 3  # of the simulated counts; no fit shares a patient with them
-ROUTES = ("surface", "engine", "diffrax")
-FITS = 4  # of the surface, with seeds 1, 2, ...; the first compiles
+DATA_SEED = 3  # of the simulated counts; no fit has it
+ROUTES = ("surface", "engine", "diffrax", "bank", "direct")
+SEEDS = (1, 2, 4, 5)  # of the runs of surface, bank and direct route; the first compiles
 CHAINS = 4
-DRAWS_MORE = {"engine": 5}  # times as many: they are cheap, and tell whether the others are right
+DRAWS = {"engine": 5, "diffrax": 1}  # times as many as asked for: with the engine they are cheap
 TOLD_EVERY = 50  # iterations
 
 
@@ -93,21 +95,14 @@ def problem(folder: Path, seed: int) -> Plan:
     )
 
 
-class Clock(NamedTuple):
-    """Seconds of wall and of processor, those of all threads of this process."""
-
-    seconds: float
-    processor_seconds: float
-
-
 @contextmanager
 def clocked(into: dict[str, Any], suffix: str = "") -> Iterator[None]:
-    """Adds the seconds of the block to ``into``, under the names of ``Clock`` with a suffix."""
-    start = Clock(time.perf_counter(), time.process_time())
+    """Adds seconds of wall and of processor (all threads of this process) that the block took to ``into``."""
+    clocks = time.perf_counter, time.process_time
+    start = [clock() for clock in clocks]
     yield
-    spent = Clock(time.perf_counter() - start.seconds, time.process_time() - start.processor_seconds)
-    for name, value in spent._asdict().items():
-        into[name + suffix] = into.get(name + suffix, 0.0) + value
+    for name, clock, before in zip(CLOCK, clocks, start, strict=True):
+        into[name + suffix] = into.get(name + suffix, 0.0) + clock() - before
 
 
 def save(file: Path, record: dict[str, Any], draws: dict[str, Any]) -> None:
@@ -117,7 +112,7 @@ def save(file: Path, record: dict[str, Any], draws: dict[str, Any]) -> None:
     part.replace(file)
 
 
-def read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(file: Path) -> Piece:
     """What ``save`` kept."""
     with np.load(file) as held:
         arrays = dict(held)
@@ -140,7 +135,7 @@ def nested_only(p: Plan, fits: list[Fit]) -> np.ndarray:
     return np.exp(log_weights - logsumexp(log_weights))
 
 
-def surface_fit(folder: Path, seed: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def surface_fit(folder: Path, seed: int) -> Piece:
     """One default fit: rounds of both replicates and their correction."""
     p = problem(folder, seed)
     record: dict[str, Any] = {}
@@ -168,13 +163,27 @@ def surface_fit(folder: Path, seed: int) -> tuple[dict[str, Any], dict[str, np.n
     return record, draws
 
 
-def surfaces(folder: Path) -> None:
-    """All fits of the surface; the first of a process compiles its programs."""
+def bank_or_direct(folder: Path, route: str, r: int) -> Piece:
+    """One run as ``benchmarks.agreement`` makes them, with cohorts of 2,048."""
+    p = problem(folder, seed=1)
+    record: dict[str, Any] = {}
+    with clocked(record):
+        if route == "bank":
+            found = banked(p, r, FULL.bank, silent)
+        else:
+            found = directly(p, r, FULL.cohorts[0], FULL.direct, silent)
+    chains = CHAINS if route == "bank" else 1  # particles are no chains
+    draws = {name: np.asarray(x, np.float64).reshape(chains, -1) for name, x in found["samples"].items()}
+    return record | {"courses": found["courses"]}, draws
+
+
+def replicates(folder: Path, route: str) -> None:
+    """All runs of the surface, the bank or the direct route; the first of a process compiles its programs."""
     first = True
-    for seed in range(1, 1 + FITS):
-        file = folder / f"surface-{seed}.npz"
+    for r, seed in enumerate(SEEDS):
+        file = folder / f"{route}-{r + 1}.npz"
         if not file.exists():
-            record, draws = surface_fit(folder, seed)
+            record, draws = surface_fit(folder, seed) if route == "surface" else bank_or_direct(folder, route, r)
             save(file, record | {"compiles": first}, draws)
             first = False
             print(f"{file.stem}: {record['seconds']:.0f} s", flush=True)
@@ -191,7 +200,6 @@ def all_patients(folder: Path, route: str, warmup: int, draws: int) -> None:
     solve = with_diffrax if route == "diffrax" else forward(with_engine, moving(p))
     kernel = NUTS(naive_model(p, solve), dense_mass=[("prior_z",)], init_strategy=init_to_median)
     step = None
-    draws *= DRAWS_MORE.get(route, 1)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(7), ROUTES.index(route)), CHAINS)
     for number, key in enumerate([keys] if route == "engine" else keys, start=1):
         file = folder / f"{route}-{number}.npz"
@@ -224,86 +232,10 @@ def stamp(warmup: int, draws: int) -> str:
     return hashlib.sha256(made_with.encode()).hexdigest()[:12]
 
 
-def pieces(folder: Path, route: str) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    """What a route left in the folder, in the order of its numbers."""
-    return [read(file) for file in sorted(folder.glob(f"{route}-?.npz"))]
-
-
-def of_surface(fits: list[tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict[str, Any], Estimate]:
-    """Figures of one fit, the mean over those that compiled nothing; the estimate is over all."""
-    warm = [(r, d) for r, d in fits if not r["compiles"]]
-    seconds, processor = (float(np.mean([r[name] for r, _ in warm])) for name in Clock._fields)
-    compiling = [r for r, _ in fits if r["compiles"]]
-    convergence = [arviz.convergence(d) for _, d in fits]
-    found = estimate([r for r, _ in fits], FREE)
-    record = {
-        "fits": len(fits),
-        "seconds": seconds,
-        "processor_seconds": processor,
-        "seconds_compile": max(float(np.mean([r["seconds"] for r in compiling])) - seconds, 0.0),
-        "processor_seconds_compile": max(float(np.mean([r["processor_seconds"] for r in compiling])) - processor, 0.0),
-        "seconds_correction": float(np.mean([r["seconds_correction"] for r, _ in warm])),
-        "rhat": float(max(c.rhat.max() for c in convergence)),
-        "divergences": sum(r["divergences"] for r, _ in fits),
-        "ess": float(np.mean([r["corrected_ess"] for r, _ in fits])),
-        "ess_bulk": float(np.mean([c.ess_bulk.min() for c in convergence])),
-        "ess_scatter": float(1 / np.mean((found.error / found.sd) ** 2) / len(fits)),
-        "each": [r for r, _ in fits],
-    }
-    return record, found
-
-
-def of_chains(chains: list[tuple[dict[str, Any], dict[str, np.ndarray]]]) -> tuple[dict[str, Any], Estimate]:
-    """Figures of all chains together; compilation is that of the first."""
-    draws = {name: np.concatenate([d[name] for _, d in chains]) for name in FREE}
-    c = arviz.convergence(draws)
-    total = {name: sum(r[name] for r, _ in chains) for name in (*Clock._fields, "gradients", "gradients_warmup")}
-    record = {
-        **total,
-        **{f"{name}_compile": max(r[f"{name}_compile"] for r, _ in chains) for name in Clock._fields},
-        "rhat": float(c.rhat.max()),
-        "divergences": sum(r["divergences"] for r, _ in chains),
-        "ess": float(c.ess_bulk.min()),
-        "ess_bulk": float(c.ess_bulk.min()),
-    }
-    columns = [draws[name] for name in FREE]
-    return record, Estimate(np.array([x.mean() for x in columns]), c.mcse_mean, np.array([x.std() for x in columns]))
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """Routes that are done, their posteriors and how they compare."""
-    routes: dict[str, Any] = {}
-    estimates: dict[str, Estimate] = {}
-    for route in ROUTES:
-        if found := pieces(folder, route):
-            record, e = (of_surface if route == "surface" else of_chains)(found)
-            record |= {f"ess_per_{unit}": record["ess"] / record[f"{unit}s"] for unit in ("second", "processor_second")}
-            record |= {name: dict(zip(FREE, getattr(e, name).tolist(), strict=True)) for name in Estimate._fields}
-            routes[route], estimates[route] = record, e
-    pairs = {
-        f"{a} and {b}": compare(estimates[a], estimates[b], FREE)
-        for a, b in (("surface", "diffrax"), ("surface", "engine"), ("engine", "diffrax"))
-        if a in estimates and b in estimates
-    }
-    return {"routes": routes, "pairs": pairs}
-
-
-def tell(record: dict[str, Any]) -> None:
-    """The tables."""
-    width, routes = max(map(len, FREE)), record["routes"]
-    print(f"\n{'mean (sd; error in sds)':{width}s}", *(f"{name:>26s}" for name in routes))
-    for n in FREE:
-        cells = (f"{r['mean'][n]:.4g} ({r['sd'][n]:.3g}; {r['error'][n] / r['sd'][n]:.3f})" for r in routes.values())
-        print(f"{n:{width}s}", *(f"{cell:>26s}" for cell in cells))
-    for pair, rows in record["pairs"].items():
-        print(f"\n{pair + ', in sds':{width}s} {'difference':>11s} {'error':>7s} {'allowed':>8s} {'sd ratio':>9s}")
-        for row in rows:
-            numbers = f"{row['difference_sd']:11.3f} {row['error_sd']:7.3f} {row['allowed_sd']:8.3f}"
-            print(f"{row['parameter']:{width}s} {numbers} {row['sd_ratio']:9.3f}  {row['verdict']}")
-    columns = ("ess", "ess_bulk", "rhat", "seconds", "processor_seconds", "seconds_compile", "ess_per_processor_second")
-    print(f"\n{'route':10s}", *(f"{name.replace('_', ' '):>25s}" for name in columns))
-    for name, r in routes.items():
-        print(f"{name:10s}", *(f"{r[column]:25.4g}" for column in columns))
+def pieces(folder: Path) -> dict[str, list[Piece]]:
+    """What the routes left in the folder, each in the order of its numbers."""
+    found = {route: [read(file) for file in sorted(folder.glob(f"{route}-?.npz"))] for route in ROUTES}
+    return {route: own for route, own in found.items() if own}
 
 
 def main() -> None:
@@ -319,9 +251,9 @@ def main() -> None:
     folder = args.work / stamp(args.warmup, args.draws)
     folder.mkdir(parents=True, exist_ok=True)
     if args.route:
-        return (
-            surfaces(folder) if args.route == "surface" else all_patients(folder, args.route, args.warmup, args.draws)
-        )
+        if args.route in DRAWS:
+            return all_patients(folder, args.route, args.warmup, DRAWS[args.route] * args.draws)
+        return replicates(folder, args.route)
     own = ["--warmup", str(args.warmup), "--draws", str(args.draws), "--work", str(args.work)]
     for route in ROUTES:
         with tempfile.TemporaryDirectory() as empty:  # no program kept from before
@@ -336,9 +268,9 @@ def main() -> None:
         "counts": {
             arm: {"n": n, **dict(zip(endpoints.NAMES, y.tolist(), strict=True))} for arm, (n, y) in counts().items()
         },
-        **summary(folder),
+        **summary(pieces(folder), FREE),
     }
-    tell(record)
+    tell(record, FREE)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"record: {args.json}")
