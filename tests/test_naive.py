@@ -69,7 +69,7 @@ def test_for_patients_of_one_kind_it_is_the_law_of_the_fit_up_to_a_constant(seed
         )
     )
     # of the two counts outside the nesting one repeats "any" and one is 0: within their unit cells they say little
-    assert fit[0] - fit[1] == pytest.approx(own[0] - own[1], rel=0.06, abs=0.03)
+    assert fit[0] - fit[1] == pytest.approx(own[0] - own[1], rel=0.1, abs=0.03)
 
 
 def test_shares_are_those_of_independent_visits():
