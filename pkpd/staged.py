@@ -222,9 +222,10 @@ def _visit(
     zero = jnp.zeros_like(s.auc_nM_h)
     seen = dict(
         platelets_true=P, platelets_observed=count, dose_mg=before.dose_mg * (before.reason == codes.IN_TRIAL),
-        interrupted=before.dosing.interrupted, stopped=before.dosing.stopped, rescue_probability=chance, rescued=s.rescued, dropped=~inside,
-        cmax_ng_per_ml=s.cmax_nM, auc_ng_h_per_ml=s.auc_nM_h, trough_ng_per_ml=now.concentration_nM,
-        missed=inside & missed, stage=before.stage, taken_mg=s.taken_mg, relapsed=s.relapsed, reason=s.reason,
+        interrupted=before.dosing.interrupted, stopped=before.dosing.stopped, rescue_probability=chance,
+        rescued=s.rescued, dropped=~inside, cmax_ng_per_ml=s.cmax_nM, auc_ng_h_per_ml=s.auc_nM_h,
+        trough_ng_per_ml=now.concentration_nM, missed=inside & missed, stage=before.stage, taken_mg=s.taken_mg,
+        relapsed=s.relapsed, reason=s.reason,
     )  # fmt: skip
     s = s._replace(dosing=dosing, dose_mg=_prescribed(stage, dosing, s.on, dtype))
     return s._replace(cmax_nM=now.concentration_nM, auc_nM_h=zero, taken_mg=zero), seen
