@@ -99,12 +99,12 @@ def _stages(scenario: Scenario) -> list[str]:
 
 
 def _changes(said: StageArm) -> list[str]:
-    found = [said.drug] if said.drug else []
+    found: list[str] = [said.drug] if said.drug else []
     found += [f"start {said.start_dose_mg:g} mg"] if said.start_dose_mg is not None else []
     found += [f"titration {said.titration}"] if said.titration else []
     found += [f"treatment {said.treatment}"] if said.treatment else []
     found += [f"a dose every {said.dose_every_d} days"] if said.dose_every_d else []
-    return [str(x) for x in found]
+    return found
 
 
 def _patients(scenario: Scenario) -> list[str]:
