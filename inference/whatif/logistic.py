@@ -42,8 +42,8 @@ def logistic(
     wald: z = estimate/se. likelihood-ratio: z is the signed root of twice the gain in log likelihood. firth: estimate,
     se and the signed root are those of the likelihood times sqrt|information|, which always has a maximum.
 
-    Separation: where the odds ratio has no finite maximum likelihood, estimate is plus or minus infinity, se is inf, and z
-    is the signed root of the likelihood ratio for wald too, as Wald's own would be 0 however clear the data.
+    Separation: where the odds ratio has no finite maximum likelihood, estimate is plus or minus infinity, se is inf,
+    and z is the signed root of the likelihood ratio for wald too, as Wald's own would be 0 however clear the data.
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r}; legal: {', '.join(METHODS)}")

@@ -111,7 +111,9 @@ def fit(s: Sums) -> tuple[np.ndarray, State, np.ndarray]:
         new = evaluate(s, np.where(legal[:, None, None], tried, Sigma))
         fresh = legal & (new.log_likelihood >= state.log_likelihood - 1e-9)
         Sigma = np.where(fresh[:, None, None], tried, Sigma)
-        state = State(*(np.where(fresh.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(new, state, strict=True)))
+        state = State(
+            *(np.where(fresh.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(new, state, strict=True))
+        )
     return Sigma, state, converged
 
 
@@ -136,9 +138,8 @@ def expected_information(s: Sums, state: State) -> np.ndarray:
 
 
 def _start(s: Sums) -> np.ndarray:
-    """Covariances of residuals from least squares at each visit, over the pairs that were seen; made positive definite."""
-    T, P, V = s.seen.shape
-    q = s.xx.shape[-1]
+    """Covariances of residuals from least squares at each visit, over pairs that were seen; made positive definite."""
+    V, q = s.seen.shape[-1], s.xx.shape[-1]
     xx = np.einsum("tpv,tpij->tvij", s.seen, s.xx, optimize=True)
     xy = s.xy.sum(1).swapaxes(-1, -2)
     xx = xx + np.eye(q) * (np.einsum("tvii->tvi", xx) == 0)[..., None, :]
