@@ -52,10 +52,11 @@ class Solved(NamedTuple):
     aliased: np.ndarray
 
 
-def solve(A: np.ndarray, b: np.ndarray) -> Solved:
+def solve(A: np.ndarray, b: np.ndarray, tolerance: float = ALIASED) -> Solved:
     """Symmetric systems [trials, p, p] by the sweep operator (Goodnight 1979).
 
-    A column that depends on those before it is aliased: its coefficient and its part of the inverse are 0.
+    A column that depends on those before it, to ``tolerance`` of its diagonal, is aliased: its coefficient and its part
+    of the inverse are 0.
     """
     T, p = b.shape
     M = np.zeros((T, p + 1, p + 1))
@@ -64,7 +65,7 @@ def solve(A: np.ndarray, b: np.ndarray) -> Solved:
     aliased = np.zeros((T, p), bool)
     for k in range(p):
         pivot = M[:, k, k].copy()
-        aliased[:, k] = pivot <= ALIASED * diagonal[:, k]
+        aliased[:, k] = pivot <= tolerance * diagonal[:, k]
         kept = ~aliased[:, k]
         scale = np.where(kept, 1 / np.where(kept, pivot, 1.0), 0.0)
         column = M[:, :, k].copy()

@@ -14,18 +14,18 @@ METHODS = ("wald", "likelihood-ratio", "firth")
 ITERATIONS = 100  # a separated likelihood needs about 20; the rest is for halved steps
 LARGEST = 30.0  # of a linear predictor's size: probabilities are 1e-13 from 0 or 1 there
 STEP = 5.0  # largest Newton step of a coefficient
+SMALL_WEIGHTS = 1e-14  # patients who are fitted all but exactly leave this little of a column, which is not aliased
 STILL_MOVING = 1e-3  # a step this long once the likelihood stands still: the coefficient goes to infinity
 
 
 class Fit(NamedTuple):
     """Coefficients [trials, p], inverse of the information [trials, p, p], maximum of the log likelihood [trials], next
-    Newton step [trials, p], columns that are combinations of others [trials, p]."""
+    Newton step [trials, p]."""
 
     coefficients: np.ndarray
     inverse: np.ndarray
     log_likelihood: np.ndarray
     step: np.ndarray
-    aliased: np.ndarray
 
 
 def logistic(
@@ -51,9 +51,11 @@ def logistic(
     treated, present = broadcast(response.shape, treated, present)
     X = design_matrix(treated, present, stratum, covariates)
     y, firth = (response & present).astype(np.float64), method == "firth"
+    aliased = solve(X.swapaxes(1, 2) @ X, np.zeros(X.shape[::2])).aliased
+    X = X * ~aliased[:, None, :]
     full = maximise(X, y, present, X.shape[-1], firth)
     infinite = (np.abs(full.step[:, -1]) > STILL_MOVING) & (not firth)
-    possible = ~full.aliased[:, -1]
+    possible = ~aliased[:, -1]
     estimate, se = full.coefficients[:, -1], np.sqrt(np.maximum(full.inverse[:, -1, -1], 0))
     with np.errstate(divide="ignore", invalid="ignore"):
         z = estimate / se
@@ -70,10 +72,11 @@ def logistic(
 def maximise(X: np.ndarray, y: np.ndarray, present: np.ndarray, free: int, firth: bool) -> Fit:
     """Newton's method (iteratively reweighted least squares) on the first ``free`` coefficients; the others are 0.
 
-    X [trials, patients, p] with rows of zeros for those not present, y 0 or 1 [trials, patients].
+    X [trials, patients, p] with rows of zeros for those not present and columns of zeros for aliased ones, y 0 or 1
+    [trials, patients].
     """
     T, _, p = X.shape
-    best = Fit(np.zeros((T, p)), np.zeros((T, p, p)), np.full(T, -np.inf), np.zeros((T, p)), np.zeros((T, p), bool))
+    best = Fit(np.zeros((T, p)), np.zeros((T, p, p)), np.full(T, -np.inf), np.zeros((T, p)))
     trial = np.zeros((T, p))  # coefficients to try
     active = np.arange(T)
     for _ in range(ITERATIONS):
@@ -91,7 +94,7 @@ def maximise(X: np.ndarray, y: np.ndarray, present: np.ndarray, free: int, firth
             hat = w * np.einsum("tni,tij,tnj->tn", Xa, inverse, Xa, optimize=True)
             residual = residual + hat * (0.5 - mu)
         score = (Xa.transpose(0, 2, 1) @ residual[..., None])[..., 0]
-        solved = solve(A[:, :free, :free], score[:, :free])
+        solved = solve(A[:, :free, :free], score[:, :free], SMALL_WEIGHTS)
         step = np.zeros((len(active), p))
         step[:, :free] = np.clip(solved.x, -STEP, STEP)
 
@@ -99,7 +102,7 @@ def maximise(X: np.ndarray, y: np.ndarray, present: np.ndarray, free: int, firth
         better = gain > -1e-12 * (1 + np.abs(value))
         at = active[better]
         best.coefficients[at], best.step[at], best.log_likelihood[at] = trial[at], step[better], value[better]
-        best.inverse[at, :free, :free], best.aliased[at, :free] = solved.inverse[better], solved.aliased[better]
+        best.inverse[at, :free, :free] = solved.inverse[better]
         best.step[active[~better]] /= 2
         trial[active] = best.coefficients[active] + best.step[active]
         still = np.abs(best.step[active]).max(1) < 1e-9

@@ -33,7 +33,7 @@ def mmrm(
     df: satterthwaite, from the expected information of the covariance; between, patients less columns, as for an
     unstructured covariance in SAS's between-within method. With nobody missing the two are equal and the answer is
     that of ancova at the visit, which is exact. A trial is not estimable where a visit lacks an arm or a stratum that
-    others have, or the covariance has no maximum likelihood.
+    others have, or there are too few patients for the covariance (fewer than columns and visits together).
     """
     if df not in DEGREES:
         raise ValueError(f"df {df!r}; legal: {', '.join(DEGREES)}")
@@ -74,7 +74,8 @@ def _incomplete(
     aliased = solve(X.swapaxes(1, 2) @ X, np.zeros((T, q))).aliased
     X = X * ~aliased[:, None, :]  # a stratum that nobody is in
     y = (y - (y.sum(1) / np.maximum(seen.sum(1), 1))[:, None]) * seen
-    possible, rank = ~aliased[:, -1], (~aliased).sum(1)
+    rank = (~aliased).sum(1)
+    possible = ~aliased[:, -1] & (seen.any(-1).sum(1) - rank >= y.shape[-1])
     for v in range(y.shape[-1]):
         at_visit = X * seen[:, :, v, None]
         full = solve(at_visit.swapaxes(1, 2) @ at_visit, np.zeros((T, q))).aliased == aliased

@@ -11,6 +11,7 @@ from inference.whatif.linear import broadcast, solve, strata
 
 ITERATIONS = 60
 STEP = 3.0  # largest Newton step of a coefficient
+SMALL_WEIGHTS = 1e-14  # of a column's information: what is left where a hazard goes to 0, which is not aliased
 STILL_MOVING = 1e-3  # a step this long once the likelihood stands still: the coefficient goes to infinity
 
 
@@ -173,7 +174,7 @@ def _maximise(X: np.ndarray, happened: np.ndarray, sets: RiskSets, free: int, ti
     b, step, inverse = np.zeros((T, p)), np.zeros((T, p)), np.zeros((T, p, p))
     value, aliased, attempt = np.full(T, -np.inf), np.zeros((T, p), bool), np.zeros((T, p))
     done = np.zeros(T, bool)
-    for _ in range(ITERATIONS):
+    for turn in range(ITERATIONS):
         eta = np.clip(np.einsum("tni,ti->tn", X, attempt), -50, 50)
         risk = np.exp(eta)
 
@@ -191,11 +192,15 @@ def _maximise(X: np.ndarray, happened: np.ndarray, sets: RiskSets, free: int, ti
                 moment = mean_of(X[..., i] * X[..., j]) / S0 - mean[:, i] * mean[:, j]
                 A[:, i, j] = A[:, j, i] = np.bincount(trial, moment, T)
         expected = np.stack([np.bincount(trial, mean[:, i], T) for i in range(free)], 1) if free else np.zeros((T, 0))
-        solved = solve(A, observed[:, :free] - expected)
+        if turn == 0:
+            aliased[:, :free] = solve(A, observed[:, :free] - expected).aliased
+            X = X * ~aliased[:, None, :]
+            A = A * ~(aliased[:, :free, None] | aliased[:, None, :free])
+        solved = solve(A, observed[:, :free] - expected, SMALL_WEIGHTS)
 
         gain = new - value
         better = ~done & (gain > -1e-12 * (1 + np.abs(new)))
-        b[better], value[better], aliased[better, :free] = attempt[better], new[better], solved.aliased[better]
+        b[better], value[better] = attempt[better], new[better]
         inverse[better, :free, :free] = solved.inverse[better]
         step[better, :free] = np.clip(solved.x[better], -STEP, STEP)
         step[~better & ~done] /= 2

@@ -1,4 +1,4 @@
-"""Made-up patients for the tests of analyses: strata of unequal size, arms 2 to 1, some patients not in the analysis."""
+"""Made-up patients for tests of analyses: strata of unequal size, arms 2 to 1, some patients not in the analysis."""
 
 from typing import NamedTuple
 
