@@ -60,7 +60,7 @@ def test_size_and_coverage_of_ancova_in_small_trials():
 
 
 def repeated(seed, n_trials, n):
-    """Three correlated visits under the null; patients with low counts at a visit leave for good, more so if treated."""
+    """Three correlated visits under the null; patients with low counts leave for good, more so if treated."""
     P = patients(seed, n_trials, n, strata=2)
     y = P.rng.normal(size=(*P.treated.shape, 3)) @ np.linalg.cholesky(0.3 * np.eye(3) + 0.7).T + P.baseline[..., None]
     for v in (1, 2):
@@ -78,7 +78,7 @@ def test_size_of_mmrm_where_those_who_do_badly_leave():
 
 
 def test_size_and_coverage_of_multiple_imputation():
-    """300 trials of 100 patients: not above its level by more than 3 errors (imputing by arm is a little conservative)."""
+    """300 trials of 100 patients: rejections are not unlikely, to 3 standard errors, of a binomial at the level."""
     P, y = repeated(34, 300, 100)
     covariates = np.stack([P.baseline, P.stratum], axis=-1)
     found = multiple_imputation(

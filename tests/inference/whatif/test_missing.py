@@ -12,7 +12,6 @@ from scipy import stats
 from inference.whatif import missing
 from inference.whatif.ancova import ancova
 from inference.whatif.estimated import p_values
-from inference.whatif.mmrm import mmrm
 from tests.inference.whatif.test_mmrm import trials
 
 FROZEN = tomllib.loads((Path(__file__).parents[2] / "reference/analyses.toml").read_text())["rubin"]
@@ -110,7 +109,7 @@ def test_draws_have_the_posterior_predictive_law():
     drawn = missing.impute(y, np.arange(9) < 6, seed=5, trials=np.arange(n_trials), imputation=0)[:, 5, 0]
     law = stats.t(4, seen.mean(), seen.std(ddof=1) * (1 + 1 / 5) ** 0.5)
     assert stats.kstest(drawn, law.cdf).pvalue > 1e-3
-    assert stats.kstest(drawn, stats.norm(seen.mean(), seen.std(ddof=1)).cdf).pvalue < 1e-6  # and it is no plug-in
+    assert stats.kstest(drawn, stats.norm(seen.mean(), seen.std(ddof=1)).cdf).pvalue < 1e-4  # and it is no plug-in
 
 
 def in_sequence(P, y, i, covariates):
@@ -139,22 +138,33 @@ def test_many_imputations_come_to_sequential_regression():
     assert (missing.rubin(estimates, np.stack([e.se for e in each])).se > 1.05 * means.se).all()
 
 
-def test_chained_equations_come_to_what_the_mixed_model_says():
-    """Both take gaps as missing at random; imputing by arm makes the difference, a fraction of the standard error."""
-    P, y = trials(23, 8, 150, "any")
-    mixed = mmrm(y, P.treated, **P.with_baseline)
-    imputed = missing.multiple_imputation(
-        last_visit(P),
-        y,
-        P.treated,
-        seed=1,
-        trials=np.arange(8),
-        present=P.present,
-        covariates=np.stack([P.baseline, P.stratum], axis=-1),
-        cycles=3,
-    )
-    assert np.sqrt(np.mean((imputed.estimate - mixed.estimate) ** 2)) < 0.2 * mixed.se.mean()
-    np.testing.assert_allclose(imputed.se.mean(), mixed.se.mean(), rtol=0.05)
+def normal_means(Z):
+    """Rows [patients, columns] with nan replaced by means under the normal law of largest likelihood (plain EM)."""
+    F, mu, S = np.where(np.isnan(Z), np.nanmean(Z, axis=0), Z), np.nanmean(Z, axis=0), np.eye(Z.shape[1])
+    for _ in range(60):
+        C = np.zeros_like(S)
+        for i in np.flatnonzero(np.isnan(Z).any(1)):
+            m, o = np.isnan(Z[i]), ~np.isnan(Z[i])
+            K = S[np.ix_(m, o)] @ np.linalg.inv(S[np.ix_(o, o)])
+            F[i, m] = mu[m] + K @ (Z[i, o] - mu[o])
+            C[np.ix_(m, m)] += S[np.ix_(m, m)] - K @ S[np.ix_(o, m)]
+        mu = F.mean(0)
+        S = ((F - mu).T @ (F - mu) + C) / len(Z)
+    return F
+
+
+def test_chained_equations_come_to_the_normal_law_of_each_arm():
+    """With gaps before later visits: within 4 Monte Carlo errors of imputing means by maximum likelihood."""
+    P, y = trials(23, 4, 80, "any")
+    covariates, m, means = np.stack([P.baseline, P.stratum], axis=-1), 60, y.copy()
+    for i in range(4):
+        for arm in (True, False):
+            members = P.present[i] & (P.treated[i] == arm)
+            means[i, members] = normal_means(np.column_stack([covariates[i], y[i]])[members])[:, 2:]
+    arguments = {"seed": 1, "trials": np.arange(4), "present": P.present, "covariates": covariates, "cycles": 3}
+    each = [last_visit(P)(missing.impute(y, P.treated, **arguments, imputation=k)).estimate for k in range(m)]
+    error = np.std(each, axis=0, ddof=1) / m**0.5
+    assert (np.abs(np.mean(each, axis=0) - last_visit(P)(means).estimate) < 4 * error).all() and (error < 0.02).all()
 
 
 def test_few_patients_have_an_imputation_all_the_same():
