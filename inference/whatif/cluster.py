@@ -173,27 +173,37 @@ def connected(address: str) -> Iterator[Client]:
 
 @contextmanager
 def explained(address: str) -> Iterator[None]:
-    """Turns what Dask raises into the InputError that says what to do."""
+    """Turns what Dask and workers raise into the InputError that says what to do.
+
+    Its cause is an OSError: what had arrived by then is worth keeping, see ``output.run_directory``.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        why = _told(error)
+        if why is None:
+            raise
+        raise InputError(str(error) if why == "" else f"--scheduler {address}: {why}") from ConnectionError(address)
+
+
+def _told(error: Exception) -> str | None:
+    """What is wrong with the cluster; empty where the error says it itself, None where it is of another kind."""
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
 
-    place = f"--scheduler {address}"
-    try:
-        yield
-    except KilledWorker as error:
-        why = "for want of memory perhaps, see their logs"
-        raise InputError(f"{place}: every worker that took {error.args[0]} was lost ({why})") from None
-    except CancelledError:
-        raise InputError(f"{place}: the connection was lost; is the scheduler still there?") from None
-    except (ImportError, AttributeError, RuntimeError) as error:
-        causes = [error, error.__cause__]
-        if not any(isinstance(e, ImportError | AttributeError) and "inference" in str(e) for e in causes):
-            raise
-        raise InputError(
-            f"{place}: this package is missing there, or of another version ({error.__cause__ or error}); "
-            f"on the scheduler's machine and on every worker's: {INSTALL}"
-        ) from None
+    if isinstance(error, InputError):
+        return ""
+    if isinstance(error, KilledWorker):
+        return f"every worker that took {error.args[0]} was lost (for want of memory perhaps, see their logs)"
+    if isinstance(error, CancelledError):
+        return "the connection was lost; is the scheduler still there?"
+    for e in (error, error.__cause__):  # a scheduler that cannot read a task says so with a cause, a worker without
+        if isinstance(e, ImportError | AttributeError) and "inference" in str(e):
+            return f"this package is missing there, or of another version ({e}); on every machine: {INSTALL}"
+    return None
 
 
 def _patiently(future: Future, address: str) -> Told:
