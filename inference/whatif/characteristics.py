@@ -75,7 +75,7 @@ def _by_comparison(design: Scenario, analysed: np.ndarray, found: Decisions, row
     for i, arm in enumerate(active):
         comparison = f"{design.arms[arm].name} vs {analysis.control}"
         look = found.look[:, i]
-        difference, low, high = _estimated(design, analysed[:, :, [arm, control]], sizes[:, [arm, control]], look)
+        difference, low, high = estimated(design, analysed[:, :, [arm, control]], sizes[:, [arm, control]], look)
         quantity = f"risk_difference_{analysis.endpoint}"
         rows.add(comparison, quantity, difference)
         rows.add_quantiles(comparison, quantity, difference)
@@ -110,7 +110,7 @@ def _of_the_trial(design: Scenario, found: Decisions, rows: Rows, chance: str) -
         rows.add(TRIAL, "patients", patients.astype(np.float64))
 
 
-def _estimated(
+def estimated(
     design: Scenario, analysed: np.ndarray, sizes: np.ndarray, look: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Risk difference and its interval at the look that ended the comparison, unadjusted for earlier looks."""
