@@ -19,7 +19,7 @@ from inference.drawn import NEW
 from inference.output import CHECKPOINT
 from inference.progress import Progress, silent
 from inference.studies import values_of
-from inference.whatif import characteristics, per_trial, runs
+from inference.whatif import characteristics, effects, further, per_trial, runs
 from inference.whatif.characteristics import SUMMARY_COLUMNS
 from inference.whatif.counts import Counts, sizes_at_looks, stated
 from inference.whatif.decisions import decide
@@ -172,7 +172,7 @@ def _until(design: Scenario, n_draws: int) -> runs.Until | None:
     def error(rejected: np.ndarray) -> float:
         return max(cautious_se(x, np.arange(len(x)) % n_draws) for x in rejected.T)
 
-    return runs.Until(lambda counts: decide(design, counts.analysed).rejected, error, design.trial.mc_se_below)
+    return runs.Until(lambda counts: decide(design, counts).rejected, error, design.trial.mc_se_below)
 
 
 def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Counts]:
@@ -187,43 +187,50 @@ def patient_blocks(
 ) -> Callable[[int, int], Counts]:
     """A function of first trial and number that simulates these trials and counts responders."""
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
-    sizes, weekly, total = sizes_at_looks(design), _weekly_endpoint(design), sum(a.n for a in arms)
-    names = design.endpoint_names
-    analysed = len(names)  # the week's own row, behind the named ones
-    if design.analysis is not None and weekly is None:
-        analysed = names.index(design.analysis.endpoint)
+    total, names = sum(a.n for a in arms), design.endpoint_names
+    by_patient = design.analysis is not None and design.analysis.by_patient
+    by_count = design.analysis is not None and not by_patient
 
     def block(first: int, n: int) -> Counts:
-        by_arm = {a.name: np.zeros((n, len(names) + (weekly is not None)), np.int32) for a in arms}
-        by_look = np.zeros((n, len(sizes), len(arms)), np.int64)
+        by_arm = {a.name: np.zeros((n, len(names)), np.int32) for a in arms}
+        sums = {a.name: np.zeros((n, len(further.names(design)))) for a in arms}
+        numbers = {a.name: np.zeros(x.shape, np.int32) for a, x in zip(arms, sums.values(), strict=True)}
+        by_look = np.zeros((n, len(sizes_at_looks(design)), len(arms)), np.int64)
+        outcomes: list[list[effects.Patients]] = [[] for _ in arms]
         done = 0
         for index, a in enumerate(arms):
             row = 0
             for _, number, v in courses(design, a, draws, n, seed, engine, first):
+                at = number - first
                 seen, rescued = endpoints.until(design.landmark, v.platelets_observed, v.rescued)
-                events = np.asarray(endpoints.events(seen, v.baseline, rescued))
-                if weekly is not None:
-                    week = endpoints.response(v.platelets_observed, v.rescued)[weekly]
-                    events = np.concatenate([events, week[None]])
-                np.add.at(by_arm[a.name], number - first, events.T)
+                np.add.at(by_arm[a.name], at, np.asarray(endpoints.events(seen, v.baseline, rescued)).T)
+                values, present = further.values(design, a, v)
+                _add(sums[a.name], at, values)
+                _add(numbers[a.name], at, present)
                 if design.analysis is not None:
-                    look = np.searchsorted(sizes[:, index], (row + np.arange(len(number))) % a.n, side="right")
-                    np.add.at(by_look[:, :, index], (number - first, look), events[analysed])
+                    own = effects.observed(design, a, v)
+                    outcomes[index].append(own)
+                    if by_count:
+                        place = (row + np.arange(len(number))) % a.n
+                        look = np.searchsorted(sizes_at_looks(design)[:, index], place, side="right")
+                        np.add.at(by_look[:, :, index], (at, look), own.value & own.present)
+                        outcomes[index].clear()
                 row += len(number)
                 done += len(number)
                 progress("trials", first + done // total, design.trial.n_trials)
-        reported = {name: counts[:, : len(names)] for name, counts in by_arm.items()}
-        return Counts(names, reported, by_look.cumsum(axis=1) if design.analysis is not None else None)
+        found = None
+        if by_patient:
+            patients = [effects.arranged(parts, a.n) for parts, a in zip(outcomes, arms, strict=True)]
+            found = effects.effects(design, patients, seed, first)
+        return Counts(names, by_arm, by_look.cumsum(axis=1) if by_count else None, found, sums, numbers)
 
     return block
 
 
-def _weekly_endpoint(design: Scenario) -> int | None:
-    """Index of the visit of the analysis' endpoint where it is a response at a week the events do not hold."""
-    if design.analysis is None or design.analysis.endpoint in design.endpoint_names:
-        return None
-    week = int(design.analysis.endpoint.removeprefix("response_week_"))
-    return design.trial.visits_d.index(7 * week)
+def _add(total: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:
+    """Adds values [k, patients] to the rows ``at`` [patients] (ascending) of ``total`` [trials, k]."""
+    starts = np.flatnonzero(np.diff(at, prepend=-1))
+    total[at[starts]] += np.add.reduceat(values, starts, axis=1).T.astype(total.dtype)
 
 
 def simulate_cohort(

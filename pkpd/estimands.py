@@ -6,14 +6,16 @@ without it: treatment policy reads them as they are, and says nothing of what re
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from pkpd.errors import InputError
-from pkpd.trial import Visits
 from pkpd.validated import Count, Table, Text
+
+if TYPE_CHECKING:
+    from pkpd.trial import Visits
 
 Strategy = Literal["composite", "treatment-policy", "hypothetical"]
 EVENTS = ("rescue", "discontinuation", "treatment_stop", "overshoot")

@@ -30,6 +30,15 @@ KINDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _OF_WEEK = {"response_week_": "binary", "log_count_week_": "value", "log_fold_week_": "value"}
 _WEEK = re.compile(r"(response_week_|log_count_week_|log_fold_week_)([1-9][0-9]?[0-9]?)")
+# Decided by counts and failures alone, so that imputed counts decide them too.
+OF_COUNTS = (
+    "response_any",
+    "response_75",
+    "response_30_doubled",
+    "durable_response",
+    "longest_response_d",
+    "total_response_d",
+)
 GOOD_EVENTS = ("time_to_first_response",)  # an earlier event is better
 
 
@@ -72,51 +81,56 @@ def outcome(
 ) -> Outcome:
     """The endpoint of that name over the first ``until`` visits; a relapse (which needs ``stages``) over all."""
     everybody = np.ones(r.counts.shape[1], bool)
-    if "relapse" not in name:
-        v = v._replace(platelets_observed=v.platelets_observed[:until], rescued=v.rescued[:until])
-        r, days = Read(r.counts[:until], r.failed[:until]), days[:until]
-    if name == "log_counts":
-        return Outcome(_log(r.counts), everybody)
-    if kind(name) == "time":
-        return _time(name, v, r, days, stages)
     if name == "relapse":
         _, entered, relapsed = _relapses(v, days, stages)
         return Outcome(relapsed, entered)
-    week = week_of(name)
+    if name == "time_to_relapse":
+        return _time_to_relapse(v, days, stages)
+    r, days = Read(r.counts[:until], r.failed[:until]), days[:until]
+    observed, rescued = np.asarray(v.platelets_observed)[:until], np.asarray(v.rescued)[:until]
+    if kind(name) == "time":
+        return _time(responses(r) if name == "time_to_first_response" else rescued, observed, r, days, name)
+    if name == "rescue":
+        return Outcome(rescued[-1], everybody)
+    if name.startswith(("overshoot_", "days_above_")) or name == "share_in_range":
+        return Outcome(_range(name, np.nan_to_num(observed), days), everybody)
+    value = of_counts(name, r, np.asarray(v.baseline), days)
+    return Outcome(value, everybody)
+
+
+def of_counts(name: str, r: Read, baseline: np.ndarray, days: Sequence[int]) -> np.ndarray:
+    """Endpoints that counts and failures alone decide, [patients], or [visits, patients] of ``log_counts``."""
+    if name == "log_counts":
+        return np.log(r.counts)
+    week, responds = week_of(name), responses(r)
     if week is not None:
         at = list(days).index(7 * week)
         if name.startswith("response"):
-            return Outcome(responses(r)[at], everybody)
-        change = _log(r.counts[at]) - (np.log(v.baseline) if name.startswith("log_fold") else 0)
-        return Outcome(change, everybody)
-    return Outcome(_over_visits(name, v, r, days), everybody)
-
-
-def _over_visits(name: str, v: Visits, r: Read, days: Sequence[int]) -> np.ndarray:
-    """Endpoints over all visits, [patients]."""
-    responds = responses(r)
+            return responds[at]
+        return np.log(r.counts[at]) - (np.log(baseline) if name.startswith("log_fold") else 0)
     if name == "response_any":
         return np.any(responds, axis=0)
     if name == "response_75":
         return responds.sum(axis=0) >= visits_for_75(len(responds))
     if name == "response_30_doubled":
         count = np.nan_to_num(r.counts)
-        return ((count >= LOW_RESPONSE_COUNT) & (count >= LOW_RESPONSE_FOLD * v.baseline) & ~r.failed).any(axis=0)
+        return np.any((count >= LOW_RESPONSE_COUNT) & (count >= LOW_RESPONSE_FOLD * baseline) & ~r.failed, axis=0)
     if name == "durable_response":
         needed, of = DURABLE
         return responds[-of:].sum(axis=0) >= needed
-    if name == "rescue":
-        return np.asarray(v.rescued)[-1]
     if name in ("longest_response_d", "total_response_d"):
         return durations(responds, days)[name == "total_response_d"]
-    gaps = np.diff([0, *days])[:, None]  # a visit stands for the days since the one before
-    observed = np.nan_to_num(np.asarray(v.platelets_observed))
-    if name.startswith(("overshoot_", "days_above_")):
-        above = observed > float(name.rpartition("_")[2])
-        return np.any(above, axis=0) if name.startswith("overshoot_") else (above * gaps).sum(axis=0)
-    assert name == "share_in_range"
-    inside = (observed >= RESPONSE_COUNT) & (observed <= OVERSHOOTS[0])
-    return (inside * gaps).sum(axis=0) / gaps.sum()
+    raise ValueError(f"{name!r} is not decided by counts")
+
+
+def _range(name: str, observed: np.ndarray, days: Sequence[int]) -> np.ndarray:
+    """Overshoot, days above a count, share of the time from 50 to 250: a visit stands for the days since the last."""
+    gaps = np.diff([0, *days])[:, None]
+    if name == "share_in_range":
+        inside = (observed >= RESPONSE_COUNT) & (observed <= OVERSHOOTS[0])
+        return (inside * gaps).sum(axis=0) / gaps.sum()
+    above = observed > float(name.rpartition("_")[2])
+    return np.any(above, axis=0) if name.startswith("overshoot_") else (above * gaps).sum(axis=0)
 
 
 def durations(responds: np.ndarray, days: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -129,30 +143,30 @@ def durations(responds: np.ndarray, days: Sequence[int]) -> tuple[np.ndarray, np
     return longest, inside.sum(axis=0)
 
 
-def _time(name: str, v: Visits, r: Read, days: Sequence[int], stages: protocol.Stage | None) -> Outcome:
+def _time(happens: np.ndarray, observed: np.ndarray, r: Read, days: Sequence[int], name: str) -> Outcome:
     """Time to the first visit with the event, censored at the last visit that was observed (day 0 if none was)."""
-    everybody = np.ones(r.counts.shape[1], bool)
     day = np.asarray(days)[:, None]
-    if name == "time_to_relapse":
-        began, entered, relapsed = _relapses(v, days, stages)
-        happens, start = np.asarray(v.relapsed), began
-        last = _last_observed(v, day)
-        return Outcome(np.maximum(np.where(relapsed, _first(happens, day), last) - start, 0), entered, relapsed)
-    happens = responses(r) if name == "time_to_first_response" else np.asarray(v.rescued)
-    event = np.any(happens, axis=0)
-    # A patient who failed cannot respond any more but did not leave: at risk to the end.
-    until = np.where(r.failed.any(axis=0), day[-1], _last_observed(v, day))
-    if name == "time_to_rescue":
-        until = _last_observed(v, day)
-    return Outcome(np.where(event, _first(happens, day), until), everybody, event)
+    event, until = np.any(happens, axis=0), _last_observed(observed, day)
+    if name == "time_to_first_response":
+        # Who failed cannot respond any more, which is no censoring: at risk to the end.
+        until = np.where(np.any(r.failed, axis=0), day[-1], until)
+    return Outcome(np.where(event, _first(happens, day), until), np.ones(event.shape, bool), event)
+
+
+def _time_to_relapse(v: Visits, days: Sequence[int], stages: protocol.Stage | None) -> Outcome:
+    day = np.asarray(days)[:, None]
+    began, entered, relapsed = _relapses(v, days, stages)
+    happens = np.zeros(np.shape(v.dropped), bool) if v.relapsed is None else np.asarray(v.relapsed)
+    until = np.where(relapsed, _first(happens, day), _last_observed(np.asarray(v.platelets_observed), day))
+    return Outcome(np.maximum(until - began, 0), entered, relapsed)
 
 
 def _first(happens: np.ndarray, day: np.ndarray) -> np.ndarray:
     return np.where(happens, day, np.iinfo(np.int64).max).min(axis=0)
 
 
-def _last_observed(v: Visits, day: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(v.platelets_observed), day, 0).max(axis=0)
+def _last_observed(observed: np.ndarray, day: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(observed), day, 0).max(axis=0)
 
 
 def _relapses(
@@ -171,7 +185,3 @@ def _relapses(
     before = np.array([0, *days[:-1]])[:, None]
     began = np.where(off, before, np.iinfo(np.int64).max).min(axis=0)
     return np.where(entered, began, 0), entered, np.asarray(v.relapsed)[-1] & entered
-
-
-def _log(count: np.ndarray) -> np.ndarray:
-    return np.log(count)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pkpd import endpoints, titration
-from pkpd.analysis import Analysis, Interims, Outcome, check_graph, check_interims, check_outcome
+from pkpd import endpoints, outcomes, titration
+from pkpd.analysis import TESTS, Analysis, Interims, Outcome, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
 from pkpd.published import Prediction, Published, targets
 from pkpd.stages import (
@@ -352,25 +352,47 @@ class Scenario(Table):
         if analysis.graph:
             check_graph(analysis.graph, [name for name in names if name != analysis.control])
         if self.outcome and self.outcome.response_probability:
+            if analysis.by_patient or TESTS[analysis.test] != "binary":
+                raise InputError(
+                    f"analysis.test = {analysis.test!r}: of stated responses legal: 'cochran-mantel-haenszel', "
+                    "'fisher', 'risk-difference', 'bayesian', without strata or imputation"
+                )
             return  # of whatever the endpoint is
         self._check_endpoint(analysis)
 
     def _check_endpoint(self, analysis: Analysis) -> None:
         if "endpoint" not in analysis.model_fields_set:
             raise InputError("analysis.endpoint is missing")
-        week = _WEEK.fullmatch(analysis.endpoint)
-        known = () if self.outcome else endpoints.NAMES
-        if analysis.endpoint not in known and not week:
-            hint = nearest(analysis.endpoint, endpoints.NAMES)
-            if self.outcome:
-                hint = "; legal with outcome.response_profile: response_week_1 and so on"
-            raise InputError(f"analysis.endpoint = {shown(analysis.endpoint)} is unknown{hint}")
-        if week and 7 * int(week[1]) not in self.trial.visits_d:
-            day = 7 * int(week[1])
+        name, known = analysis.endpoint, outcomes.kind(analysis.endpoint)
+        week = outcomes.week_of(name)
+        if self.outcome:
+            if not (known == "binary" and week) or analysis.by_patient:
+                raise InputError(
+                    f"analysis.endpoint = {shown(name)} with test = {analysis.test!r} is unknown of stated responses; "
+                    "legal with outcome.response_profile: response_week_1 and so on, tests of two rates without strata"
+                )
+        elif known is None:
+            hint = nearest(name, outcomes.names())
+            raise InputError(f"analysis.endpoint = {shown(name)} is unknown{hint}")
+        elif known != TESTS[analysis.test]:
+            legal = ", ".join(repr(test) for test, kind in TESTS.items() if kind == known)
+            raise InputError(f"analysis.test = {analysis.test!r} is not for {name}; legal: {legal}")
+        if week and 7 * week not in self.trial.visits_d:
             raise InputError(
-                f"analysis.endpoint = {analysis.endpoint!r} needs a visit on day {day}; "
-                f"legal: add {day} to trial.visits_d, or another endpoint"
+                f"analysis.endpoint = {name!r} needs a visit on day {7 * week}; "
+                f"legal: add {7 * week} to trial.visits_d, or another endpoint"
             )
+        if analysis.until_d is not None and analysis.until_d not in self.trial.visits_d:
+            raise InputError(f"analysis.until_d = {analysis.until_d}: no visit; legal: a day of trial.visits_d")
+        if week and analysis.until_d is not None:
+            raise InputError(f"analysis.until_d: {name} has a visit of its own; legal: without until_d")
+        if analysis.estimand.missing == "multiple-imputation" and not (week or name in outcomes.OF_COUNTS):
+            raise InputError(
+                f"analysis.estimand.missing = 'multiple-imputation' imputes counts, which do not decide {name}; "
+                "legal: a response, a log count or a duration of response"
+            )
+        if "relapse" in name and not any(stage.relapse_below_1e9_per_l for stage in self.stages):
+            raise InputError(f"analysis.endpoint = {name!r}: no stage of [[stages]] has relapse_below_1e9_per_l")
 
     @property
     def active_arms(self) -> tuple[str, ...]:
@@ -428,6 +450,14 @@ class Scenario(Table):
     def landmark(self) -> int:
         """Index of the landmark visit, for ``endpoints.events``."""
         return self.trial.visits_d.index(self.landmark_day)
+
+    @property
+    def visits_counted(self) -> int:
+        """Number of visits that the analysis' endpoint uses, from the first on."""
+        analysis = self.analysis
+        week = outcomes.week_of(analysis.endpoint) if analysis else None
+        last = 7 * week if week else (analysis.until_d if analysis else None) or self.landmark_day
+        return self.trial.visits_d.index(last) + 1
 
     @property
     def endpoint_names(self) -> tuple[str, ...]:

@@ -21,12 +21,18 @@ class Counts(NamedTuple):
     """Responders of trials.
 
     names: endpoints that are reported. by_arm: counts [trials, endpoints] at the end of each arm. analysed: responders
-    of the analysis' endpoint among the patients of each look [trials, looks, arms], cumulative; None without analysis.
+    of the analysis' endpoint among the patients of each look [trials, looks, arms], cumulative; None without analysis,
+    or where that needs each patient's outcome: then effects [trials, looks, comparisons, 4] are estimate, se, z against
+    the margin and degrees of freedom of each comparison. sums and numbers: by arm [trials, further endpoints], of
+    ``further``: sums over patients, and numbers of the patients they are of.
     """
 
     names: tuple[str, ...]
     by_arm: dict[str, np.ndarray]
     analysed: np.ndarray | None
+    effects: np.ndarray | None = None
+    sums: dict[str, np.ndarray] | None = None
+    numbers: dict[str, np.ndarray] | None = None
 
 
 def looks_of(design: Scenario) -> tuple[float, ...]:

@@ -52,3 +52,11 @@ def normal_z(found: Estimated) -> np.ndarray:
     """The standard normal statistic of the same one-sided p, for boundaries that are stated for one."""
     tail = np.where(np.isfinite(found.df), stats.t.sf(np.abs(found.z), np.maximum(found.df, 1e-9)), 0.5)
     return np.where(np.isfinite(found.df), np.copysign(stats.norm.isf(tail), found.z), found.z)
+
+
+def bounds(found: Estimated, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Interval [trials] of the effect at a two-sided confidence: estimate plus and minus a quantile times se."""
+    tail = (1 - confidence) / 2
+    q = np.where(np.isfinite(found.df), stats.t.isf(tail, np.maximum(found.df, 1e-9)), stats.norm.isf(tail))
+    with np.errstate(invalid="ignore"):
+        return found.estimate - q * found.se, found.estimate + q * found.se

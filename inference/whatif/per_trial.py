@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inference.whatif.characteristics import estimated
-from inference.whatif.counts import Counts, sizes_at_looks
+from inference.whatif import further
+from inference.whatif.characteristics import effect_of, estimated
+from inference.whatif.counts import Counts
 from inference.whatif.decisions import columns_of, decide
 from inference.whatif.runs import chunks, trials_of
 
@@ -42,9 +43,10 @@ def parts(design: Scenario, counts: Counts, n_draws: int, rows: int = ROWS) -> I
     trial: number from 0. draw: number of the posterior draw that all patients of the trial follow; 0 without posterior.
     ``ARM: ENDPOINT``: patients of the arm with the endpoint, for every arm and endpoint, at the end of the trial.
     For every comparison of the analysis, each at the look that ended it, where those are the patients seen by then:
-    ``ARM vs CONTROL: risk_difference``, ``..: lower``, ``..: upper``: of the analysis' endpoint, and the bounds of its
-    interval at the analysis' confidence. ``..: rejected``: whether the null was. ``..: look``: number of that look,
-    from 1. ``..: futile``: whether it ended as futile; with interims only.
+    ``ARM: mean FURTHER``: mean (share) over its patients of what ``whatif.further`` names, nan where it is of nobody.
+    ``ARM vs CONTROL: risk_difference`` (or another effect, as the test estimates it), ``..: lower``, ``..: upper``: of
+    the analysis' endpoint, and the bounds of its interval at the analysis' confidence. ``..: rejected``: whether the
+    null was. ``..: look``: number of that look, from 1. ``..: futile``: whether it ended as futile; with interims only.
     """
     n_trials = len(next(iter(counts.by_arm.values())))
     for chunk in chunks(n_trials, rows):
@@ -58,15 +60,19 @@ def _rows(design: Scenario, counts: Counts, first: int, n_draws: int) -> pd.Data
     for arm in design.arms:
         for j, name in enumerate(counts.names):
             columns[f"{arm.name}: {name}"] = counts.by_arm[arm.name][:, j].astype(np.int32)
+        if counts.sums is None or counts.numbers is None:
+            continue
+        for j, name in enumerate(further.names(design)):
+            of = counts.numbers[arm.name][:, j]
+            columns[f"{arm.name}: mean {name}"] = counts.sums[arm.name][:, j] / np.where(of > 0, of, np.nan)
     if design.analysis is None:
         return pd.DataFrame(columns)
-    assert counts.analysed is not None
-    found, sizes, (control, active) = decide(design, counts.analysed), sizes_at_looks(design), columns_of(design)
+    found, (_, active) = decide(design, counts), columns_of(design)
     for i, at in enumerate(active):
-        two, look = [at, control], found.look[:, i]
-        figures = estimated(design, counts.analysed[:, :, two], sizes[:, two], look)
+        look = found.look[:, i]
+        figures = estimated(design, counts, i, look)
         comparison = f"{design.arms[at].name} vs {design.analysis.control}"
-        for name, values in zip(("risk_difference", "lower", "upper"), figures, strict=True):
+        for name, values in zip((effect_of(design.analysis), "lower", "upper"), figures, strict=True):
             columns[f"{comparison}: {name}"] = values
         columns[f"{comparison}: rejected"] = found.rejected[:, i]
         columns[f"{comparison}: look"] = (look + 1).astype(np.int32)
