@@ -35,6 +35,7 @@ def run(
     if out is not None:
         output.refuse_existing_run(out, force=force)
     start_jax()
+    from inference.report.trial import trial_report
     from inference.trials import run_trial
 
     with bars() as progress:
@@ -45,4 +46,5 @@ def run(
     with output.run_directory(out, force=force) as folder:
         output.write_text(folder / "summary.csv", table.to_csv(index=False, float_format=DIGITS))
         write_manifest(folder, "trial", seed, {"scenario": repr(design) + (", null" if null else "")})
+        trial_report(folder, design, table, posterior, seed, engine, null)
     say(f"{out / 'summary.csv'}: {len(table)} rows")
