@@ -51,7 +51,9 @@ def time_axis(ax: Axes, last_d: float, label: bool = True) -> Calendar:
     """Time from the first dose, with few ticks."""
     unit = calendar(last_d)
     last = float(unit.of(last_d))
-    step = next((s for s in (1, 2, 4, 7, 8, 13, 14, 26, 28, 52) if last / s <= MOST_TICKS), math.ceil(last / MOST_TICKS))
+    step = next(
+        (s for s in (1, 2, 4, 7, 8, 13, 14, 26, 28, 52) if last / s <= MOST_TICKS), math.ceil(last / MOST_TICKS)
+    )
     ax.set_xlim(0, last)
     ax.set_xticks(np.arange(0, last + 1e-9, step))
     if label:
@@ -64,7 +66,11 @@ def wrapped(text: str, width: int = WRAP) -> str:
 
 
 def schematic(
-    stages: Sequence[Stage], sizes: Mapping[str, int], visits_d: Sequence[int], entry: str, endpoint: tuple[int, str] | None
+    stages: Sequence[Stage],
+    sizes: Mapping[str, int],
+    visits_d: Sequence[int],
+    entry: str,
+    endpoint: tuple[int, str] | None,
 ) -> Figure:
     """Arms as lanes over time with their stages, the visits as ticks, entry and endpoint as lines.
 
@@ -91,8 +97,8 @@ def schematic(
                     ax.annotate(text, (first, lane - 0.36), va="bottom", ha="left", fontsize=7.5, xytext=(2, 0),
                                 textcoords="offset points")  # fmt: skip
         visits = len(arms)
-        ax.plot(unit.of(visits_d), np.full(len(visits_d), visits - 0.15), "|", color="black", ms=11, mew=1.4)
-        ax.vlines(unit.of(visits_d), -0.5, visits - 0.3, color="#333333", lw=0.5, alpha=0.35)
+        ax.plot(unit.of(visits_d), np.full(len(visits_d), visits), "|", color="black", ms=11, mew=1.4)
+        ax.vlines(unit.of(visits_d), -0.5, visits - 0.3, color="#333333", lw=0.5, alpha=0.25)
         _landmark(ax, 0.0, entry, "left", -0.72)
         if endpoint is not None:
             _landmark(ax, float(unit.of(endpoint[0])), endpoint[1], "right", -1.12)
@@ -164,9 +170,9 @@ def rates(found: Sequence[Rate]) -> Figure:
     arms = list(dict.fromkeys(r.arm for r in found))
     quantities = list(dict.fromkeys(r.quantity for r in found))
     colours = labels.arm_colours(arms)
-    step = 0.8 / len(arms)
+    step = 0.62 / len(arms)
     with plots.style():
-        fig = plots.figure(1.1 + len(quantities) * max(0.42, 0.17 * len(arms)))
+        fig = plots.figure(1.1 + len(quantities) * max(0.42, 0.2 * len(arms)))
         ax = fig.subplots()
         for r in found:
             y = quantities.index(r.quantity) + step * (arms.index(r.arm) - (len(arms) - 1) / 2)
@@ -174,7 +180,7 @@ def rates(found: Sequence[Rate]) -> Figure:
             ax.plot(100 * r.mean, y, "o", color=colours[r.arm], ms=5, mec="white", mew=0.8)
         ax.set_yticks(range(len(quantities)), quantities)
         ax.set_ylim(len(quantities) - 0.4, -0.6)
-        ax.set_xlim(0, 100)
+        ax.set_xlim(-1, 101)
         ax.set_xlabel("patients (%)")
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", visible=False)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
 
 from inference import labels, plots
 from inference.plots_protocol import calendar, time_axis, wrapped
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3  # panels in a row
 SWIMMERS = 40
-LEFT, STOPPED, INTERRUPTED, NO_DRUG = "#FFFFFF", "#8C8C8C", "#F2B8A2", "#EFEFEF"
+LEFT, STOPPED, INTERRUPTED, NO_DRUG = "#FFFFFF", "#8C8C8C", "#F2B8A2", "#E4E4E4"
 OFF = {"left the trial": LEFT, "stopped for good": STOPPED, "interrupted": INTERRUPTED, "no drug": NO_DRUG}
 RESPONSE, RESCUE = "#111111", "#C2185B"
 BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -49,7 +49,7 @@ def response(curves: Sequence[Curve]) -> Figure:
             x = calendar(c.days[-1]).of(c.days)
             if c.range is not None:
                 ax.fill_between(x, *(100 * c.range), color=colours[c.arm], alpha=0.16, lw=0)
-            ax.plot(x, 100 * c.share, "o-", color=colours[c.arm], ms=4.5, lw=1.8, label=wrapped(c.arm))
+            ax.plot(x, 100 * c.share, "o-", color=colours[c.arm], ms=4.5, lw=1.8, clip_on=False, label=wrapped(c.arm))
         time_axis(ax, max(c.days[-1] for c in curves))
         ax.set_ylim(0, 100)
         ax.set_ylabel("patients with a response (%)")
@@ -69,8 +69,7 @@ def counts(arms: Sequence[VirtualArm], days: np.ndarray) -> Figure:
             ax.fill_between(x, q[0], q[4], color=colour, alpha=0.16, lw=0)
             ax.fill_between(x, q[1], q[3], color=colour, alpha=0.3, lw=0)
             ax.plot(x, q[2], color=colour, lw=2)
-            plots.set_count_axis(ax, np.nanmin(bands), np.nanmax(bands))
-            plots.mark_target(ax)
+            _count_axis(ax, float(np.nanmin(bands)), float(np.nanmax(bands)))
             time_axis(ax, days[-1])
             ax.set_title(wrapped(a.name))
         _label_rows(axes, labels.COUNT)
@@ -108,7 +107,7 @@ def doses(arms: Sequence[VirtualArm], days: np.ndarray) -> Figure:
         _label_rows(axes, "patients (%)")
         shown = [i for i in order if seen[i]]
         handles = [Patch(fc=colours[i], ec="#AAAAAA", lw=0.5, label=names[i]) for i in shown]
-        fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7))
+        fig.legend(handles=handles, loc="outside lower center", ncols=_columns(len(handles)))
     return fig
 
 
@@ -144,7 +143,8 @@ def swimmers(arm: VirtualArm, days: np.ndarray, levels_mg: np.ndarray) -> Figure
         present = [name for name, colour in OFF.items() if colour in rows]
         handles = [Patch(color=palette[x], label=f"{x:g} mg") for x in levels_mg if palette[x] in rows]
         handles += [Patch(color=OFF[name], label=name) for name in present]
-        fig.legend(handles=[*handles, *_mark_handles(c)], loc="outside lower center", ncols=6)
+        handles += _mark_handles(c)
+        fig.legend(handles=handles, loc="outside lower center", ncols=_columns(len(handles)))
     return fig
 
 
@@ -158,7 +158,7 @@ def some(c: Courses, n: int) -> Courses:
 
 
 MARKS: dict[str, dict[str, Any]] = {
-    "response": {"marker": "o", "color": RESPONSE, "ms": 2.6, "lw": 0},
+    "response": {"marker": "o", "color": RESPONSE, "ms": 3.4, "lw": 0, "mec": "white", "mew": 0.5},
     "rescue": {"marker": "^", "color": RESCUE, "ms": 5.5, "lw": 0, "mec": "white", "mew": 0.5},
     "stop": {"marker": "X", "color": "black", "ms": 5.5, "lw": 0, "mec": "white", "mew": 0.5},
     "left the trial": {"marker": ">", "color": "#555555", "ms": 5, "lw": 0},
@@ -170,6 +170,8 @@ def _marks(ax: Axes, c: Courses, at: np.ndarray, left: np.ndarray) -> None:
     where = {name: _events(c)[name] for name in MARKS}
     where["stop"] = where["stop"] & ~left
     for name, marked in where.items():
+        if not marked.any():  # an empty line that is not clipped has a corner of the page in its box
+            continue
         v, p = np.nonzero(marked)
         ax.plot(at[v], p, **MARKS[name], clip_on=False, zorder=4 if name == "response" else 5)
 
@@ -197,14 +199,24 @@ def overshoot(rows: Sequence[dict[str, Any]], response_name: str) -> Figure:
         for ax, limit in zip(axes, (250, 400), strict=True):
             for row in rows:
                 x, y = 100 * row["response"], 100 * row[f"above_{limit}"]
-                ax.errorbar(x, y, 196 * row[f"error_{limit}"], 196 * row["error"], fmt="o", color=colours[row["arm"]],
-                            ms=6, lw=1.4, label=wrapped(row["arm"]))  # fmt: skip
+                ax.errorbar(
+                    x,
+                    y,
+                    196 * row[f"error_{limit}"],
+                    196 * row["error_response"],
+                    fmt="o",
+                    color=colours[row["arm"]],
+                    ms=6,
+                    lw=1.4,
+                )
             ax.set_xlabel(f"patients with {response_name} (%)")
             ax.set_title(f"count above {limit} ×10⁹/L at any visit")
-            ax.set_xlim(0, 100)
+            ax.set_xlim(-2, 102)
         axes[0].set_ylabel("patients (%)")
-        axes[0].set_ylim(bottom=0, top=max(5.0, axes[0].get_ylim()[1]))
-        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(rows), 4))
+        top = max(5.0, axes[0].get_ylim()[1])
+        axes[0].set_ylim(-0.02 * top, top)
+        handles = [Line2D([], [], color=colour, marker="o", lw=0, label=wrapped(a)) for a, colour in colours.items()]
+        fig.legend(handles=handles, loc="outside lower center", ncols=min(len(rows), 4))
     return fig
 
 
@@ -219,11 +231,12 @@ def exposure(groups: dict[str, np.ndarray]) -> Figure:
             low, inner_low, middle, inner_high, high = np.array([np.quantile(groups[n][i], BANDS) for n in names]).T
             rows = np.arange(len(names))
             ax.hlines(rows, np.maximum(low, 1e-3), high, color=labels.ARM_COLOURS[0], lw=2)
-            ax.hlines(rows, np.maximum(inner_low, 1e-3), inner_high, color=labels.ARM_COLOURS[0], lw=8, alpha=0.75)
+            ax.hlines(rows, np.maximum(inner_low, 1e-3), inner_high, color=labels.ARM_COLOURS[0], lw=8)
             ax.plot(middle, rows, "|", color="white", ms=9, mew=1.8)
             ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(numticks=6))
-            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            few = np.max(high) / max(np.min(low), 1e-3) < 40  # less than about one and a half decades
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if few else (1.0,)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_ylim(len(names) - 0.5, -0.5)
             ax.set_xlabel(title)
@@ -236,6 +249,24 @@ def dose_levels(arms: Sequence[VirtualArm]) -> np.ndarray:
     """Every dose (mg) of the arms, in order."""
     found = np.unique(np.concatenate([np.unique(a.courses.dose_mg) for a in arms]))
     return found[found > 0]
+
+
+def _count_axis(ax: Axes, low: float, high: float) -> None:
+    """Counts on a log axis with 50 and 250 marked where they lie on it, and enough ticks where the range is small."""
+    plots.set_count_axis(ax, low, high)
+    bottom, top = ax.get_ylim()
+    if top / bottom < 20:
+        ax.yaxis.set_major_locator(FixedLocator([50, 100, 150, 200, 300, 400, 600, 1000]))
+    for level in plots.TARGET:
+        if bottom < level < top:
+            ax.axhline(level, **plots.MARKED)
+            ax.annotate(f"{level:g}", (1.0, level), xycoords=("axes fraction", "data"), xytext=(2, 0),
+                        textcoords="offset points", va="center", fontsize=8.5)  # fmt: skip
+
+
+def _columns(entries: int) -> int:
+    """Columns of a legend: one row where it fits, else rows of about the same length."""
+    return -(-entries // -(-entries // 8))
 
 
 def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]:

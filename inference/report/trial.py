@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference.report import environment, style
-from inference.report.protocol import in_words, protocols, stages_of, treatment, words
+from inference.report.protocol import in_words, protocols, treatment, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,9 @@ def render(
     draws = {} if run is None else draws_of(run, n)
     arms = [] if design.outcome is not None else virtual.cohort(design, draws, seed, engine)
     n_draws = int(table["n_draws"].max())
-    found = pictures(design, rate_rows(design, table), overshoot_rows(design, arms), table, arms)
+    rates = rate_rows(design, table)
+    overshoot = overshoot_rows(design, rates, arms) if arms else []
+    found = pictures(design, rates, overshoot, table, arms)
     context: dict[str, Any] = {
         "design": design,
         "null": null,
@@ -59,26 +61,35 @@ def render(
         "seed": seed,
         "n_trials": int(table["n_trials"].max()),
         "n_draws": n_draws,
-        "patients": sum(arm.n for arm in design.arms),
+        "patients": (sum if design.trial.design == "parallel" else max)(arm.n for arm in design.arms),
+        "healthy": bool(arms) and design.entry.disease == "healthy",
         "description": describe(design),
         "said": in_words(design),
         "treatments": {arm.name: treatment(design, arm) for arm in design.arms},
         "protocols": protocols(design),
         "decisions": decisions(design, table, n_draws),
-        "rates": rate_rows(design, table),
+        "rates": {q: [row for row in rates if row["words"] == q] for q in dict.fromkeys(r["words"] for r in rates)},
         "looks": look_rows(design),
         "figures": found,
         "arms": arms,
-        "kept": max((a.patients for a in arms), default=0),
+        "kept": _kept(arms),
         "simulated": sum(a.simulated for a in arms),
         "banded": all(a.response_range is not None for a in arms),
         "whole_trials": min((len(a.rates) for a in arms), default=0),
-        "overshoot": overshoot_rows(design, arms),
+        "overshoot": overshoot,
         "fixed": fixed_values(design, draws) if arms else {},
         "style": style(),
     }
     context["sections"] = _sections(context)
     return environment().get_template("trial.html").render(context)
+
+
+def _kept(arms: Sequence[VirtualArm]) -> str:
+    """How many virtual patients the pictures show, in words."""
+    each = sorted({a.patients for a in arms})
+    if len(each) > 1:
+        return f"{each[0]:,} to {each[-1]:,} virtual patients of each arm"
+    return "".join(f"{n:,} virtual patients of each arm" for n in each)
 
 
 def _sections(found: Mapping[str, Any]) -> dict[str, str]:
@@ -91,8 +102,8 @@ def _sections(found: Mapping[str, Any]) -> dict[str, str]:
         "looks": "Interim looks" if found["looks"] else "",
         "platelets": "Platelet counts" if found["arms"] else "",
         "doses": "Doses" if "doses" in found["figures"] else "",
-        "patients": "Patients one by one" if found["arms"] else "",
-        "overshoot": "Overshoot against response" if found["arms"] else "",
+        "patients": "Patients one by one" if "swimmers-1" in found["figures"] else "",
+        "overshoot": "Overshoot against response" if "overshoot" in found["figures"] else "",
         "exposure": "Exposure" if "exposure" in found["figures"] else "",
         "assumed": "What was assumed",
         "made": "How it was made",
@@ -127,7 +138,10 @@ def decisions(design: Scenario, table: pd.DataFrame, n_draws: int) -> list[dict[
         unit = "points" if quantity.startswith(("risk_difference", "width")) else "%"
         unit = "patients" if quantity == "patients" else unit
         scale = 1.0 if unit == "patients" else 100.0
-        numbers = {k: None if row[k] is None else scale * row[k] for k in ("estimate", "mc_se", "lower", "upper", "low", "high")}
+        numbers = {
+            k: None if row[k] is None else scale * row[k]
+            for k in ("estimate", "mc_se", "lower", "upper", "low", "high")
+        }
         if main and n_draws > 1:
             text = text.replace("power", "assurance")
         found.append({"comparison": row["comparison"], "quantity": text, "unit": unit, "main": main, **numbers})
@@ -147,20 +161,23 @@ def look_rows(design: Scenario) -> list[Any]:
     return boundary_table(design) if design.interims else []
 
 
-def overshoot_rows(design: Scenario, arms: Sequence[VirtualArm]) -> list[dict[str, Any]]:
-    """By arm: response at the landmark, and share, days and Monte Carlo errors of counts above the limits."""
+def overshoot_rows(
+    design: Scenario, rates: Sequence[dict[str, Any]], arms: Sequence[VirtualArm]
+) -> list[dict[str, Any]]:
+    """By arm: response as in the summary, and share, days and Monte Carlo errors of counts above the limits."""
     from inference.report.virtual import days_above
 
+    response = {row["comparison"]: row for row in rates if row["quantity"] == design.endpoint_names[0]}
     rows = []
     for a in arms:
-        n, response = a.patients, float(a.response[design.landmark])
-        row: dict[str, Any] = {"arm": a.name, "response": response, "error": np.sqrt(response * (1 - response) / a.simulated)}
+        own = response[a.name]
+        row: dict[str, Any] = {"arm": a.name, "response": own["estimate"], "error_response": own["mc_se"]}
         for limit in OVERSHOOT:
             days = days_above(a.courses, np.array(design.trial.visits_d), limit)
             above = days > 0
             row |= {
                 f"above_{limit:.0f}": float(above.mean()),
-                f"error_{limit:.0f}": float(above.std() / np.sqrt(n)),
+                f"error_{limit:.0f}": float(above.std() / np.sqrt(a.patients)),
                 f"days_{limit:.0f}": float(days.mean()),
                 f"days_each_{limit:.0f}": float(days[above].mean()) if above.any() else None,
             }
@@ -169,14 +186,18 @@ def overshoot_rows(design: Scenario, arms: Sequence[VirtualArm]) -> list[dict[st
 
 
 def fixed_values(design: Scenario, draws: Mapping[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
-    """By drug: every value of the library that no posterior replaces, with its status; the scenario's own as such."""
+    """By drug: every value of the library that no posterior replaces, with its status; the scenario's own as such.
+
+    Of a further drug only what differs from the first.
+    """
     from inference.drawn import NEW
     from inference.studies import values_of
     from pkpd.parameters import load_library
     from pkpd.planned import COMPARATOR, planned_arms
 
+    arms = planned_arms(design)
     found: dict[str, list[dict[str, Any]]] = {}
-    for a in planned_arms(design):
+    for a in [a for a in arms if a.drug != "placebo"] or arms[:1]:  # placebo patients have the same disease
         drug = COMPARATOR if a.drug == "placebo" else a.drug
         if drug in found:
             continue
@@ -189,5 +210,6 @@ def fixed_values(design: Scenario, draws: Mapping[str, np.ndarray]) -> dict[str,
                 value = design.parameters.get(name, 0.0)  # else the scenario's [rescue] switched it off
                 row |= {"value": value, "status": "assumed", "source": "set by the scenario"}
             rows.append(row)
-        found[drug] = rows
+        known = [row for others in found.values() for row in others]
+        found[drug] = [row for row in rows if row not in known]
     return found

@@ -44,9 +44,11 @@ def pictures(
     made = _of_design(design, bool(arms))
     shown = [row for row in rates if row["low"] is not None]
     rated = [plots_protocol.Rate(r["comparison"], r["words"], r["estimate"], r["low"], r["high"]) for r in shown]
-    if design.outcome is None or not design.outcome.response_profile:
+    healthy = bool(arms) and design.entry.disease == "healthy"  # whose response is no aim
+    if not healthy and (design.outcome is None or not design.outcome.response_profile):
         made["rates"] = plots_protocol.rates(rated), "Rates by endpoint and arm: " + _spoken(rates)
-    made |= _of_response(design, rates, arms)
+    if not healthy:
+        made |= _of_response(design, rates, arms)
     if design.interims is not None:
         looks = looks_of(design, table)
         values = ", ".join(f"{z:.2f}" for z in looks.critical)
@@ -60,7 +62,7 @@ def _of_design(design: Scenario, simulated: bool) -> Made:
     made: Made = {}
     if stages := stages_of(design):
         sizes = {arm.name: arm.n for arm in design.arms}
-        entry = f"entry: count below {design.entry.platelets_below_1e9_per_l:g}" if simulated else "entry"
+        entry = f"entry: count below {design.entry.platelets_below_1e9_per_l:g} ×10⁹/L" if simulated else "entry"
         figure = plots_protocol.schematic(stages, sizes, design.trial.visits_d, entry, _endpoint(design))
         made["schematic"] = figure, f"Schematic of the design: {len(sizes)} arms over {stages[-1].last_d} days"
     if found := protocols(design):
@@ -76,7 +78,9 @@ def _spoken(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _endpoint(design: Scenario) -> tuple[int, str] | None:
-    """Day and words of the endpoint that is analysed, or else reported first."""
+    """Day and words of the endpoint that is analysed, or else reported first; none of healthy volunteers."""
+    if design.outcome is None and design.entry.disease == "healthy":
+        return None
     if design.outcome is not None:
         day = design.trial.visits_d[-1]
         return (day, f"endpoint: {words(design.analysis.endpoint)}") if design.analysis else None
@@ -84,9 +88,7 @@ def _endpoint(design: Scenario) -> tuple[int, str] | None:
     return design.landmark_day, f"endpoint: {words(name)}"
 
 
-def _of_response(
-    design: Scenario, rows: Sequence[dict[str, Any]], arms: Sequence[VirtualArm]
-) -> Made:
+def _of_response(design: Scenario, rows: Sequence[dict[str, Any]], arms: Sequence[VirtualArm]) -> Made:
     """Response over time: of simulated patients, or as stated of every visit."""
     days = np.array(design.trial.visits_d)
     curves = [plots_trial.Curve(a.name, days, a.response, a.response_range) for a in arms]
@@ -111,9 +113,7 @@ def looks_of(design: Scenario, table: pd.DataFrame) -> plots_protocol.Looks:
         return {c: np.array([row.get((c, f"{kind}_at_look_{k + 1}"), 0.0) for k in range(n)]) for c in of}
 
     shares, critical, limits = np.array(design.interims.looks), np.array(critical_values(design)), futile_below(design)
-    return plots_protocol.Looks(
-        shares, critical, limits, design.analysis.sided, by_look("rejected"), by_look("futile")
-    )
+    return plots_protocol.Looks(shares, critical, limits, design.analysis.sided, by_look("rejected"), by_look("futile"))
 
 
 def futile_below(design: Scenario) -> np.ndarray:
@@ -132,13 +132,8 @@ def _of_patients(design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequen
     made: Made = {"counts": (plots_trial.counts(arms, days), f"Platelet counts over time by arm; {_medians(arms)}")}
     if treated:
         made["doses"] = plots_trial.doses(treated, days), "Share of patients at each dose over time by arm"
-    levels = plots_trial.dose_levels(arms)
-    for i, a in enumerate((treated or list(arms))[:MOST_SWIMMERS], 1):
-        shown = f"{plots_trial.SWIMMERS} virtual patients of {a.name}, one a row: doses, responses, rescue and dropout"
-        made[f"swimmers-{i}"] = plots_trial.swimmers(a, days, levels), shown
-    said = [f"{r['arm']}: {100 * r['response']:.0f}% against {100 * r['above_250']:.0f}%" for r in overshoot]
-    drawn = plots_trial.overshoot(overshoot, words(design.endpoint_names[0]))
-    made["overshoot"] = drawn, "Response against counts above 250; " + ", ".join(said)
+    if design.entry.disease == "itp":
+        made |= _of_response_and_overshoot(design, treated or list(arms), overshoot)
     groups: dict[str, list[np.ndarray]] = {}
     for a in treated:
         meal = "" if a.meal == "fasted" else f", {a.meal.replace('_', ' ')}"
@@ -147,6 +142,20 @@ def _of_patients(design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequen
     if groups:
         joined = {name: np.concatenate(parts, axis=1) for name, parts in groups.items()}
         made["exposure"] = plots_trial.exposure(joined), "Cmax, AUC and trough by dose"
+    return made
+
+
+def _of_response_and_overshoot(
+    design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequence[dict[str, Any]]
+) -> Made:
+    made: Made = {}
+    days, levels = np.array(design.trial.visits_d), plots_trial.dose_levels(arms)
+    for i, a in enumerate(arms[:MOST_SWIMMERS], 1):
+        shown = f"{plots_trial.SWIMMERS} virtual patients of {a.name}, one a row: doses, responses, rescue and dropout"
+        made[f"swimmers-{i}"] = plots_trial.swimmers(a, days, levels), shown
+    said = [f"{r['arm']}: {100 * r['response']:.0f}% against {100 * r['above_250']:.0f}%" for r in overshoot]
+    drawn = plots_trial.overshoot(overshoot, words(design.endpoint_names[0]))
+    made["overshoot"] = drawn, "Response against counts above 250; " + ", ".join(said)
     return made
 
 
