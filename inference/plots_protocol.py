@@ -202,33 +202,37 @@ class Looks(NamedTuple):
 
 
 def looks(found: Looks) -> Figure:
-    """The boundary with its futility limit, and when the simulated trials ended."""
+    """The boundary with its futility limit, and when the simulated trials ended, a bar for each comparison."""
     with plots.style():
-        fig = plots.figure(3.6)
-        left, *others = fig.subplots(1, 1 + len(found.rejected), width_ratios=[1.5, *[1] * len(found.rejected)])
+        fig = plots.figure(max(3.6, 1.6 + 0.62 * len(found.rejected)))
+        left, right = fig.subplots(1, 2, width_ratios=[1, 1.35])
         top = max(found.critical) * 1.18
-        bottom = -top if found.sided == 2 else min(-0.5, np.nanmin([0.0, *found.futile_z]) - 0.5)
-        _boundary(left, found, bottom, top)
-        percent = 100 * found.shares
-        bars = np.arange(len(percent))
-        for ax, name in zip(others, found.rejected, strict=True):
-            rejected, futile = found.rejected[name], found.futile[name]
-            neither = np.zeros(len(bars))
-            neither[-1] = max(0.0, 1 - rejected.sum() - futile.sum())
-            bottoms = np.zeros(len(bars))
-            for values, colour in ((rejected, REJECTED), (futile, FUTILE), (neither, NEITHER)):
-                ax.bar(bars, 100 * values, 0.62, bottoms, color=colour, lw=0)
-                bottoms += 100 * values
-            for x, height in zip(bars, bottoms, strict=True):
-                ax.annotate(f"{height:.0f}", (x, height), ha="center", va="bottom", fontsize=8.5)
-            ax.set_xticks(bars, [f"{p:.0f}%" for p in percent])
-            ax.set_ylim(0, 108)
-            ax.set_xlabel("patients at the look")
-            ax.set_title(wrapped(name, 26))
-            ax.grid(axis="x", visible=False)
-        others[0].set_ylabel("trials that end there (%)")
+        _boundary(left, found, -top if found.sided == 2 else min(-0.5, np.nanmin([0.0, *found.futile_z]) - 0.5), top)
+        names = list(found.rejected)
+        for y, name in enumerate(names):
+            _endings(right, y, found.rejected[name], found.futile[name])
+        right.set_yticks(range(len(names)), [wrapped(name, 22) for name in names])
+        right.set_ylim(len(names) - 0.4, -0.6)
+        right.set_xlim(0, 100)
+        right.set_xlabel("trials (%), by the look that ended them")
+        right.tick_params(axis="y", length=0)
+        right.grid(axis="y", visible=False)
         fig.legend(handles=_look_handles(found), loc="outside lower center", ncols=5)
     return fig
+
+
+def _endings(ax: Axes, y: int, rejected: np.ndarray, futile: np.ndarray) -> None:
+    """One comparison's bar: what ended at each look, in the order of the looks, with the number of the look."""
+    neither = np.zeros(len(rejected))
+    neither[-1] = max(0.0, 1 - rejected.sum() - futile.sum())
+    left = 0.0
+    for k in range(len(rejected)):
+        for share, colour in ((rejected[k], REJECTED), (futile[k], FUTILE), (neither[k], NEITHER)):
+            ax.barh(y, 100 * share, 0.62, left, color=colour, ec="white", lw=0.8)
+            if share > 0.05:
+                dark = "black" if colour == NEITHER else "white"
+                ax.annotate(f"{k + 1}", (left + 50 * share, y), ha="center", va="center", fontsize=8.5, color=dark)
+            left += 100 * share
 
 
 def _boundary(ax: Axes, found: Looks, bottom: float, top: float) -> None:

@@ -1,4 +1,4 @@
-"""Figures of the virtual patients of a design: response, counts, doses, exposure, overshoot, and 40 of them one by one.
+"""Figures of the virtual patients of a design: response, counts, doses, exposure and overshoot.
 
 Every function takes the arms of ``report.virtual`` and returns a matplotlib Figure.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,13 +21,12 @@ from inference.plots_protocol import calendar, time_axis, wrapped
 from inference.report import virtual
 
 if TYPE_CHECKING:
-    from inference.report.virtual import Courses, VirtualArm
+    from inference.report.virtual import VirtualArm
 
 COLUMNS = 3  # panels in a row
-SWIMMERS = 40
+LINE = 80  # characters of titles side by side
 LEFT, STOPPED, INTERRUPTED, NO_DRUG = "#FFFFFF", "#8C8C8C", "#F2B8A2", "#E4E4E4"
 OFF = {"left the trial": LEFT, "stopped for good": STOPPED, "interrupted": INTERRUPTED, "no drug": NO_DRUG}
-RESPONSE, RESCUE = "#111111", "#C2185B"
 BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -63,7 +63,7 @@ def counts(arms: Sequence[VirtualArm], days: np.ndarray) -> Figure:
     at = np.concatenate([[0], days])
     bands = [virtual.count_quantiles(a.courses, BANDS) for a in arms]
     with plots.style():
-        fig, axes = _panels(len(arms), 2.9)
+        fig, axes = _panels([a.name for a in arms], 2.9)
         for ax, a, q in zip(axes, arms, bands, strict=False):
             x, colour = calendar(days[-1]).of(at), colours[a.name]
             ax.fill_between(x, q[0], q[4], color=colour, alpha=0.16, lw=0)
@@ -71,7 +71,6 @@ def counts(arms: Sequence[VirtualArm], days: np.ndarray) -> Figure:
             ax.plot(x, q[2], color=colour, lw=2)
             _count_axis(ax, float(np.nanmin(bands)), float(np.nanmax(bands)))
             time_axis(ax, days[-1])
-            ax.set_title(wrapped(a.name))
         _label_rows(axes, labels.COUNT)
         grey = labels.PLACEBO_COLOUR
         handles = [
@@ -86,108 +85,28 @@ def counts(arms: Sequence[VirtualArm], days: np.ndarray) -> Figure:
 
 def doses(arms: Sequence[VirtualArm], days: np.ndarray) -> Figure:
     """Share of patients at each dose over time, a panel for each arm."""
-    levels = dose_levels(arms)
-    names, colours = [*OFF, *(f"{x:g} mg" for x in levels)], [*OFF.values(), *labels.dose_colours(levels)]
-    shares = [virtual.states(a.courses, levels) for a in arms]
-    seen = np.any([share.any(axis=1) for share in shares], axis=0)
-    order = [*range(len(OFF), len(names)), 3, 2, 1, 0]  # doses below, those without one on top
-    unit = calendar(days[-1])
+    colours, unit, seen = palette(arms), calendar(days[-1]), {}
     start, width = unit.of(np.concatenate([[0], days[:-1]])), unit.of(np.diff(days, prepend=0))
     with plots.style():
-        fig, axes = _panels(len(arms), 2.7)
-        for ax, a, share in zip(axes, arms, shares, strict=False):
+        fig, axes = _panels([a.name for a in arms], 2.7)
+        for ax, a in zip(axes, arms, strict=False):
             bottom = np.zeros(len(days))
-            for i in order:
-                ax.bar(start, 100 * share[i], width, bottom, align="edge", color=colours[i], ec=colours[i], lw=0.4)
-                bottom += 100 * share[i]
+            levels = list(colours[a.drug])
+            share = dict(zip([*OFF, *levels], 100 * virtual.states(a.courses, np.array(levels)), strict=True))
+            for state in [*levels, *reversed(OFF)]:  # doses below, those without one on top
+                if share[state].any():
+                    colour, name = _look(colours, a.drug, state)
+                    ax.bar(start, share[state], width, bottom, align="edge", color=colour, ec=colour, lw=0.4)
+                    seen[name] = colour
+                    bottom += share[state]
             ax.set_ylim(0, 100)
             ax.grid(visible=False)
             time_axis(ax, days[-1])
-            ax.set_title(wrapped(a.name))
         _label_rows(axes, "patients (%)")
-        shown = [i for i in order if seen[i]]
-        handles = [Patch(fc=colours[i], ec="#AAAAAA", lw=0.5, label=names[i]) for i in shown]
-        fig.legend(handles=handles, loc="outside lower center", ncols=_columns(len(handles)))
+        names = [_look(colours, drug, x)[1] for drug, own in colours.items() for x in own] + list(reversed(OFF))
+        handles = [Patch(fc=seen[n], ec="#AAAAAA", lw=0.5, label=n) for n in names if n in seen]
+        fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(len(handles)))
     return fig
-
-
-def swimmers(arm: VirtualArm, days: np.ndarray, levels_mg: np.ndarray) -> Figure:
-    """One patient a row: dose as colour over time, with interruption, stop, rescue, dropout and responses."""
-    c = some(arm.courses, SWIMMERS)
-    palette = dict(zip(levels_mg, labels.dose_colours(levels_mg), strict=True))
-    unit, start = calendar(days[-1]), np.concatenate([[0], days[:-1]])
-    left = np.concatenate([np.zeros_like(c.dropped[:1]), c.dropped[:-1]])
-    n = len(c.baseline)
-    rows: dict[str, list[tuple[int, float, float]]] = {}
-    for p in range(n):
-        for v in range(len(days)):
-            if left[v, p]:
-                continue
-            kind = "stopped for good" if c.stopped[v, p] else "interrupted" if c.interrupted[v, p] else "no drug"
-            if c.dose_mg[v, p] > 0:
-                kind = palette[levels_mg[np.argmin(np.abs(levels_mg - c.dose_mg[v, p]))]]
-            rows.setdefault(OFF.get(kind, kind), []).append((p, unit.of(start[v]), unit.of(days[v] - start[v])))
-    with plots.style():
-        fig = plots.figure(1.0 + 0.155 * max(n, 12))
-        ax = fig.subplots()
-        for colour, bars in rows.items():
-            y, x, width = np.array(bars).T
-            ax.barh(y, width, 0.78, x, color=colour, lw=0)
-        _marks(ax, c, unit.of(days), left)
-        ax.set_ylim(n - 0.4, -0.8)
-        ax.set_yticks([])
-        ax.set_ylabel(f"{n} virtual patients")
-        ax.grid(visible=False)
-        time_axis(ax, days[-1])
-        ax.set_xlim(0, 1.02 * unit.of(days[-1]))
-        present = [name for name, colour in OFF.items() if colour in rows]
-        handles = [Patch(color=palette[x], label=f"{x:g} mg") for x in levels_mg if palette[x] in rows]
-        handles += [Patch(color=OFF[name], label=name) for name in present]
-        handles += _mark_handles(c)
-        fig.legend(handles=handles, loc="outside lower center", ncols=_columns(len(handles)))
-    return fig
-
-
-def some(c: Courses, n: int) -> Courses:
-    """Patients chosen evenly, without regard to outcome, ordered by their responses and time to the first."""
-    chosen = np.unique(np.linspace(0, len(c.baseline) - 1, min(n, len(c.baseline))).astype(int))
-    seen = c.response[:, chosen]
-    first = np.where(seen.any(axis=0), seen.argmax(axis=0), len(seen))
-    order = np.lexsort((first, -seen.sum(axis=0)))
-    return type(c)(*(np.asarray(x)[..., chosen[order]] for x in c))
-
-
-MARKS: dict[str, dict[str, Any]] = {
-    "response": {"marker": "o", "color": RESPONSE, "ms": 3.4, "lw": 0, "mec": "white", "mew": 0.5},
-    "rescue": {"marker": "^", "color": RESCUE, "ms": 5.5, "lw": 0, "mec": "white", "mew": 0.5},
-    "stop": {"marker": "X", "color": "black", "ms": 5.5, "lw": 0, "mec": "white", "mew": 0.5},
-    "left the trial": {"marker": ">", "color": "#555555", "ms": 5, "lw": 0},
-}
-
-
-def _marks(ax: Axes, c: Courses, at: np.ndarray, left: np.ndarray) -> None:
-    """Response at a visit; the first visit of rescue, and of leaving; the visit that stopped the drug."""
-    where = {name: _events(c)[name] for name in MARKS}
-    where["stop"] = where["stop"] & ~left
-    for name, marked in where.items():
-        if not marked.any():  # an empty line that is not clipped has a corner of the page in its box
-            continue
-        v, p = np.nonzero(marked)
-        ax.plot(at[v], p, **MARKS[name], clip_on=False, zorder=4 if name == "response" else 5)
-
-
-def _events(c: Courses) -> dict[str, np.ndarray]:
-    """When [visits, patients] each event happened; a stop at a visit shows in the interval behind it."""
-
-    def starts(x: np.ndarray) -> np.ndarray:
-        return x & ~np.concatenate([np.zeros_like(x[:1]), x[:-1]])
-
-    stop = np.concatenate([starts(c.stopped)[1:], np.zeros_like(c.stopped[:1])])
-    return {"response": c.response, "rescue": starts(c.rescued), "stop": stop, "left the trial": starts(c.dropped)}
-
-
-def _mark_handles(c: Courses) -> list[Any]:
-    return [Line2D([], [], label=name, **MARKS[name]) for name, marked in _events(c).items() if marked.any()]
 
 
 def overshoot(rows: Sequence[dict[str, Any]], response_name: str) -> Figure:
@@ -245,10 +164,22 @@ def exposure(groups: dict[str, np.ndarray]) -> Figure:
     return fig
 
 
-def dose_levels(arms: Sequence[VirtualArm]) -> np.ndarray:
-    """Every dose (mg) of the arms, in order."""
-    found = np.unique(np.concatenate([np.unique(a.courses.dose_mg) for a in arms]))
-    return found[found > 0]
+def palette(arms: Sequence[VirtualArm]) -> dict[str, dict[float, str]]:
+    """A colour for every dose (mg) by drug, each drug with shades of its own."""
+    found: dict[str, dict[float, str]] = {}
+    for drug in dict.fromkeys(a.drug for a in arms):
+        doses = np.unique(np.concatenate([np.unique(a.courses.dose_mg) for a in arms if a.drug == drug]))
+        doses = doses[doses > 0]
+        shades = matplotlib.colormaps["PuRd" if found else "YlGnBu"](np.linspace(0.36, 0.96, max(len(doses), 2)))
+        found[drug] = {float(x): matplotlib.colors.to_hex(s) for x, s in zip(doses, shades, strict=False)}
+    return found
+
+
+def _look(colours: dict[str, dict[float, str]], drug: str, state: Any) -> tuple[str, str]:
+    """Colour and name of a dose, or of a state without one."""
+    if state in OFF:
+        return OFF[state], state
+    return colours[drug][state], f"{state:g} mg" if len(colours) == 1 else f"{drug} {state:g} mg"
 
 
 def _count_axis(ax: Axes, low: float, high: float) -> None:
@@ -264,20 +195,23 @@ def _count_axis(ax: Axes, low: float, high: float) -> None:
                         textcoords="offset points", va="center", fontsize=8.5)  # fmt: skip
 
 
-def _columns(entries: int) -> int:
+def legend_columns(entries: int) -> int:
     """Columns of a legend: one row where it fits, else rows of about the same length."""
     return -(-entries // -(-entries // 8))
 
 
-def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A grid of n panels in reading order; shared axis of values."""
+def _panels(titles: Sequence[str], height: float) -> tuple[Figure, list[Axes]]:
+    """A grid of titled panels in reading order; shared axis of values."""
+    n = len(titles)
     columns = min(n, 4 if n == 4 else COLUMNS)
     rows = -(-n // columns)
     fig = plots.figure(0.6 + height * rows)
-    axes = fig.subplots(rows, columns, sharey=True, squeeze=False)
-    for ax in axes.ravel()[n:]:
+    axes = fig.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for ax in axes[n:]:
         ax.set_visible(False)
-    return fig, list(axes.ravel()[:n])
+    for ax, title in zip(axes, titles, strict=False):
+        ax.set_title(wrapped(title, LINE // columns))
+    return fig, list(axes[:n])
 
 
 def _label_rows(axes: Sequence[Axes], text: str) -> None:

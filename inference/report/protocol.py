@@ -92,7 +92,7 @@ class RuleRow(NamedTuple):
     action: str
     above: float
     below: float
-    count: str
+    counts: str
     state: str
     timing: str
     does: str

@@ -53,6 +53,8 @@ def render(
     rates = rate_rows(design, table)
     overshoot = overshoot_rows(design, rates, arms) if arms else []
     found = pictures(design, rates, overshoot, table, arms)
+    decided = decisions(design, table, n_draws)
+    ends = [row for row in decided if "at look" in row["quantity"]]
     context: dict[str, Any] = {
         "design": design,
         "null": null,
@@ -67,9 +69,10 @@ def render(
         "said": in_words(design),
         "treatments": {arm.name: treatment(design, arm) for arm in design.arms},
         "protocols": protocols(design),
-        "decisions": decisions(design, table, n_draws),
+        "decisions": [row for row in decided if row not in ends],
         "rates": {q: [row for row in rates if row["words"] == q] for q in dict.fromkeys(r["words"] for r in rates)},
         "looks": look_rows(design),
+        "ends": ends,
         "figures": found,
         "arms": arms,
         "kept": _kept(arms),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from inference import plots_protocol, plots_trial
+from inference import plots_protocol, plots_swimmers, plots_trial
 from inference.report.figures import data_uri
 from inference.report.protocol import protocols, stages_of, words
 from inference.report.virtual import count_quantiles, exposure
@@ -66,7 +66,7 @@ def _of_design(design: Scenario, simulated: bool) -> Made:
         figure = plots_protocol.schematic(stages, sizes, design.trial.visits_d, entry, _endpoint(design))
         made["schematic"] = figure, f"Schematic of the design: {len(sizes)} arms over {stages[-1].last_d} days"
     if found := protocols(design):
-        rows = "; ".join(f"{row.count}: {row.does}" for row in found[0].rows)
+        rows = "; ".join(f"{row.counts}: {row.does}" for row in found[0].rows)
         made["rule"] = plots_protocol.rule(found), f"Dose rule as bands of count. {rows}"
     return made
 
@@ -85,7 +85,7 @@ def _endpoint(design: Scenario) -> tuple[int, str] | None:
         day = design.trial.visits_d[-1]
         return (day, f"endpoint: {words(design.analysis.endpoint)}") if design.analysis else None
     name = design.analysis.endpoint if design.analysis else design.endpoint_names[0]
-    return design.landmark_day, f"endpoint: {words(name)}"
+    return design.landmark_day, f"endpoint: {words(name)}{'' if name.startswith('response_week') else ', by then'}"
 
 
 def _of_response(design: Scenario, rows: Sequence[dict[str, Any]], arms: Sequence[VirtualArm]) -> Made:
@@ -149,10 +149,12 @@ def _of_response_and_overshoot(
     design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequence[dict[str, Any]]
 ) -> Made:
     made: Made = {}
-    days, levels = np.array(design.trial.visits_d), plots_trial.dose_levels(arms)
+    days, colours = np.array(design.trial.visits_d), plots_trial.palette(arms)
     for i, a in enumerate(arms[:MOST_SWIMMERS], 1):
-        shown = f"{plots_trial.SWIMMERS} virtual patients of {a.name}, one a row: doses, responses, rescue and dropout"
-        made[f"swimmers-{i}"] = plots_trial.swimmers(a, days, levels), shown
+        shown = (
+            f"{plots_swimmers.SWIMMERS} virtual patients of {a.name}, one a row: doses, responses, rescue and dropout"
+        )
+        made[f"swimmers-{i}"] = plots_swimmers.swimmers(a, days, colours[a.drug]), shown
     said = [f"{r['arm']}: {100 * r['response']:.0f}% against {100 * r['above_250']:.0f}%" for r in overshoot]
     drawn = plots_trial.overshoot(overshoot, words(design.endpoint_names[0]))
     made["overshoot"] = drawn, "Response against counts above 250; " + ", ".join(said)

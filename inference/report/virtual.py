@@ -35,7 +35,7 @@ class Courses(NamedTuple):
     at the visit. Counts are as observed, 1e9/L, NaN once a patient has left; auc_24h: mean over the interval."""
 
     baseline: Floats  # [patients]
-    count: Floats
+    platelets: Floats
     dose_mg: Floats
     interrupted: Bools
     stopped: Bools
@@ -130,7 +130,7 @@ def _courses(v: trial.Visits, response: Bools, days: np.ndarray, own: np.ndarray
 
 def count_quantiles(c: Courses, q: tuple[float, ...]) -> Floats:
     """Quantiles [quantiles, 1 + visits] of the counts at baseline and the visits, of the patients seen there."""
-    columns = [np.asarray(c.baseline), *np.asarray(c.count)]
+    columns = [np.asarray(c.baseline), *np.asarray(c.platelets)]
     seen = [x[np.isfinite(x)] for x in columns]
     return np.stack([np.quantile(x, q) if len(x) else np.full(len(q), np.nan) for x in seen], axis=1)
 
@@ -149,7 +149,7 @@ def states(c: Courses, levels_mg: np.ndarray) -> Floats:
 
 def days_above(c: Courses, days: np.ndarray, limit: float) -> Floats:
     """Days [patients] of the intervals that end with a count above ``limit``."""
-    return np.diff(days, prepend=0) @ (np.nan_to_num(c.count) > limit)
+    return np.diff(days, prepend=0) @ (np.nan_to_num(c.platelets) > limit)
 
 
 def exposure(arm: VirtualArm) -> dict[float, Floats]:
