@@ -29,6 +29,7 @@ WEEKS_FROM_D = 28  # a calendar this long or longer is shown in weeks
 MOST_TICKS = 9
 NARROW = 0.24  # share of the calendar in which a label does not fit
 WRAP = 30  # characters of a line
+LEGEND = 130  # characters side by side, those for a marker included
 
 
 class Calendar(NamedTuple):
@@ -63,6 +64,13 @@ def time_axis(ax: Axes, last_d: float, label: bool = True) -> Calendar:
 
 def wrapped(text: str, width: int = WRAP) -> str:
     return "\n".join(textwrap.wrap(text, width))
+
+
+def legend_columns(handles: Sequence[Any]) -> int:
+    """Columns of a legend as wide as the figure allows, its rows about equally long."""
+    widest = max(len(line) for handle in handles for line in handle.get_label().splitlines())
+    most = max(1, LEGEND // (widest + 8))
+    return -(-len(handles) // -(-len(handles) // most))
 
 
 def schematic(
@@ -185,7 +193,7 @@ def rates(found: Sequence[Rate]) -> Figure:
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", visible=False)
         handles = [Line2D([], [], color=colours[a], marker="o", lw=2.2, label=wrapped(a)) for a in arms]
-        fig.legend(handles=handles, loc="outside lower center", ncols=min(len(arms), 4))
+        fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(handles))
     return fig
 
 

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from inference import plots
-from inference.plots_protocol import calendar, time_axis
-from inference.plots_trial import OFF, legend_columns
+from inference.plots_protocol import calendar, legend_columns, time_axis
+from inference.plots_trial import OFF
 
 if TYPE_CHECKING:
     from inference.report.virtual import Courses, VirtualArm
@@ -56,7 +56,7 @@ def swimmers(arm: VirtualArm, days: np.ndarray, colours: dict[float, str]) -> Fi
         handles = [Patch(color=colour, label=f"{x:g} mg") for x, colour in colours.items() if colour in rows]
         handles += [Patch(color=OFF[name], label=name) for name in present]
         handles += _mark_handles(c)
-        fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(len(handles)))
+        fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(handles))
     return fig
 
 

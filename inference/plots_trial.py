@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
 
 from inference import labels, plots
-from inference.plots_protocol import calendar, time_axis, wrapped
+from inference.plots_protocol import calendar, legend_columns, time_axis, wrapped
 from inference.report import virtual
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def response(curves: Sequence[Curve]) -> Figure:
         time_axis(ax, max(c.days[-1] for c in curves))
         ax.set_ylim(0, 100)
         ax.set_ylabel("patients with a response (%)")
-        fig.legend(loc="outside lower center", ncols=min(len(curves), 4))
+        handles = ax.get_legend_handles_labels()[0]
+        fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(handles))
     return fig
 
 
@@ -105,7 +106,7 @@ def doses(arms: Sequence[VirtualArm], days: np.ndarray) -> Figure:
         _label_rows(axes, "patients (%)")
         names = [_look(colours, drug, x)[1] for drug, own in colours.items() for x in own] + list(reversed(OFF))
         handles = [Patch(fc=seen[n], ec="#AAAAAA", lw=0.5, label=n) for n in names if n in seen]
-        fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(len(handles)))
+        fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(handles))
     return fig
 
 
@@ -135,7 +136,7 @@ def overshoot(rows: Sequence[dict[str, Any]], response_name: str) -> Figure:
         top = max(5.0, axes[0].get_ylim()[1])
         axes[0].set_ylim(-0.02 * top, top)
         handles = [Line2D([], [], color=colour, marker="o", lw=0, label=wrapped(a)) for a, colour in colours.items()]
-        fig.legend(handles=handles, loc="outside lower center", ncols=min(len(rows), 4))
+        fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(handles))
     return fig
 
 
@@ -193,11 +194,6 @@ def _count_axis(ax: Axes, low: float, high: float) -> None:
             ax.axhline(level, **plots.MARKED)
             ax.annotate(f"{level:g}", (1.0, level), xycoords=("axes fraction", "data"), xytext=(2, 0),
                         textcoords="offset points", va="center", fontsize=8.5)  # fmt: skip
-
-
-def legend_columns(entries: int) -> int:
-    """Columns of a legend: one row where it fits, else rows of about the same length."""
-    return -(-entries // -(-entries // 8))
 
 
 def _panels(titles: Sequence[str], height: float) -> tuple[Figure, list[Axes]]:
