@@ -47,6 +47,7 @@ def run(
     if out is not None:
         output.refuse_existing_run(out, force=force, resume=resume)
     start_jax()
+    from inference.report.trial import trial_report
     from inference.trials import run_trial
 
     title = f"trial: {scenario}"
@@ -65,6 +66,7 @@ def run(
                 table = run_trial(design, progress=progress, folder=folder, **options)
             output.write_text(folder / "summary.csv", table.to_csv(index=False, float_format=DIGITS))
             write_manifest(folder, "trial", seed, {}, made_with)
+            trial_report(folder, design, table, posterior, seed, engine, null)
     except (KeyboardInterrupt, InputError):
         if output.has_checkpoint(output.staging_of(out)):
             print(f"pkpd: what was computed for {out} is kept; --resume continues from there", file=sys.stderr)

@@ -24,7 +24,8 @@ def test_assurance_of_one_draw_is_power_at_that_draw(monkeypatch):
     fixed = load_scenario("phase3", [*SMALL, *(f"parameters.{name}={value}" for name, value in ONE.items())])
     draws = {name: np.array([value]) for name, value in ONE.items()}
     by_draw, by_value = (
-        patient_blocks(scenario, values, 3, "auto", trials.silent)(0, 60) for scenario, values in ((at, draws), (fixed, {}))
+        patient_blocks(scenario, values, 3, "auto", trials.silent)(0, 60)
+        for scenario, values in ((at, draws), (fixed, {}))
     )
     assert np.array_equal(by_draw.analysed, by_value.analysed)
     assert all(np.array_equal(by_draw.by_arm[name], by_value.by_arm[name]) for name in by_draw.by_arm)
@@ -78,7 +79,7 @@ def test_designs_share_their_patients_and_random_numbers():
     def seen(start_mg, seed):
         scenario = load_scenario("phase3", [f"arms.1.start_dose_mg={start_mg}"])
         arm = planned_arms(scenario)[0]
-        return [jax.device_get(v) for _, _, v in courses(scenario, arm, {}, 3, seed, "auto")][0]
+        return next(jax.device_get(v) for _, _, v in courses(scenario, arm, {}, 3, seed, "auto"))
 
     low, high, other = seen(2.5, 1), seen(5.0, 1), seen(2.5, 2)
     noise = [np.log(v.platelets_observed / v.platelets_true) for v in (low, high, other)]

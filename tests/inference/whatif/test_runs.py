@@ -67,7 +67,9 @@ def test_where_a_run_is_long_enough_does_not_depend_on_its_chunks(whole, size, s
 
     until = runs.Until(lambda counts: decide(LOOKS, counts).rejected, error, 0.0115)
     found = runs.collect(chunks(TOTAL, size), shuffled(seed), until=until)
-    first = [error(decide(LOOKS, runs.trials_of(whole, runs.Chunk(0, n))).rejected) < 0.0115 for n in range(CELL, TOTAL, CELL)].index(True)
+    sizes = range(CELL, TOTAL, CELL)
+    errors = [error(decide(LOOKS, runs.trials_of(whole, runs.Chunk(0, n))).rejected) for n in sizes]
+    first = [found < 0.0115 for found in errors].index(True)
     assert 1 <= first <= 2 and same(found, runs.trials_of(whole, Chunk(0, (first + 1) * CELL)))
 
 
