@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from inference import checkpoint, output
 from inference.console import say, show_table
 from inference.manifest import hashes, write_manifest
@@ -57,7 +59,7 @@ def run(
     if out is None:
         with bars() as progress:
             table = run_trial(design, progress=progress, **options)
-        show_table(title, list(table.columns), table.itertuples(index=False))
+        _show(title, table)
         return
     made_with = hashes({"scenario": repr(design) + (", null" if null else "")})
     try:
@@ -72,5 +74,14 @@ def run(
             print(f"pkpd: what was computed for {out} is kept; --resume continues from there", file=sys.stderr)
         raise
     checkpoint.finish(out / output.CHECKPOINT)
-    show_table(title, list(table.columns), table.itertuples(index=False))
+    _show(title, table)
     say(f"{out / 'summary.csv'}: {len(table)} rows")
+
+
+def _show(title: str, table: pd.DataFrame) -> None:
+    """The table but for the quantiles over trials, which ``summary.csv`` has; with design and numbers in the title."""
+    rows = table[~table["quantity"].str.contains(r"_q[0-9.]+$")]
+    columns = ["comparison", "quantity", "estimate", "mc_se", "lower", "upper"]
+    n_trials, n_draws = table["n_trials"].iloc[0], table["n_draws"].iloc[0]
+    full = f"{title}: {table['design'].iloc[0]}, {n_trials:,} trials, {n_draws:,} population draw{'s' * (n_draws > 1)}"
+    show_table(full, columns, rows[columns].itertuples(index=False))
