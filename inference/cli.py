@@ -117,7 +117,12 @@ def trial(
     posterior: Posterior = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make; without it, the table is only printed.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the scenario; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the scenario; repeatable. Several values: a design each, compared.",
+        ),
     ] = None,
     null: Annotated[
         bool,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from inference import checkpoint, output
+from inference import checkpoint, output, sweeps
 from inference.console import say, show_table
 from inference.manifest import hashes, write_manifest
 from inference.progress import bars
 from inference.startup import start_jax
-from inference.store import check_run
+from inference.store import RUN_MARK, check_run
 from pkpd.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,16 +36,27 @@ def run(
     dataset: int | None,
     resume: bool,
     force: bool,
+    quiet: bool = False,
 ) -> None:
     """Simulates the trials of a scenario, prints their summary, and writes it if ``out`` is given.
 
     ``dataset``: number of a trial that is written as a data set with NONMEM's columns.
 
+    Several values of a key are a design each, see ``commands.designs``. quiet: nothing is printed.
+
     What was simulated for ``out`` is kept until then, and an interrupted run goes on from there with ``resume``.
     """
     from pkpd.scenario import load_scenario
 
-    design = load_scenario(scenario, settings)
+    jobs = sweeps.expand({Path(scenario).stem: Path(scenario)}, sweeps.sweep(settings))
+    if len(jobs) > 1:
+        from inference.commands import designs
+
+        return designs.run(
+            scenario, jobs, out=out, posterior=posterior, seed=seed, engine=engine, null=null, scheduler=scheduler,
+            dataset=dataset, resume=resume, force=force,
+        )  # fmt: skip
+    design = load_scenario(scenario, jobs[0].settings)
     if posterior is not None:
         check_run(posterior)
     if out is None and dataset is not None:
@@ -67,9 +78,9 @@ def run(
     if out is None:
         with bars() as progress:
             table = run_trial(design, progress=progress, **options)
-        _show(title, table)
+        show(title, table)
         return
-    made_with = hashes({"scenario": repr(design) + (", null" if null else "")})
+    made_with = made_of(design, posterior, engine, null)
     try:
         with output.run_directory(out, force=force, resume=resume) as folder:
             with bars() as progress:
@@ -86,8 +97,17 @@ def run(
             print(f"pkpd: what was computed for {out} is kept; --resume continues from there", file=sys.stderr)
         raise
     checkpoint.finish(out / output.CHECKPOINT)
-    _show(title, table)
+    if quiet:
+        return
+    show(title, table)
     say(f"{out / 'summary.csv'}: {len(table)} rows")
+
+
+def made_of(design: Scenario, posterior: Path | None, engine: str, null: bool) -> dict[str, str]:
+    """Hashes of all that decides a run beside its seed."""
+    run = b"" if posterior is None else (posterior / RUN_MARK).read_bytes()
+    options = f"engine {engine}" + (", null" if null else "")
+    return hashes({"scenario": repr(design), "posterior": run, "options": options})
 
 
 def _write_dataset(
@@ -103,10 +123,11 @@ def _write_dataset(
     output.write_text(folder / f"trial-{number}.csv", text)
 
 
-def _show(title: str, table: pd.DataFrame) -> None:
+def show(title: str, table: pd.DataFrame) -> None:
     """The table but for the quantiles over trials, which ``summary.csv`` has; with design and numbers in the title."""
     rows = table[~table["quantity"].str.contains(r"_q[0-9.]+$")]
     columns = ["comparison", "quantity", "estimate", "mc_se", "lower", "upper"]
     n_trials, n_draws = table["n_trials"].iloc[0], table["n_draws"].iloc[0]
-    full = f"{title}: {table['design'].iloc[0]}, {n_trials:,} trials, {n_draws:,} population draw{'s' * (n_draws > 1)}"
+    draws = f"{n_draws:,} population draws" if n_draws > 1 else "1 population draw"
+    full = f"{title}: {table['design'].iloc[0]}, {n_trials:,} trials, {draws}"
     show_table(full, columns, rows[columns].itertuples(index=False))

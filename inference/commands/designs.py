@@ -1,0 +1,103 @@
+"""``pkpd trial`` with several values of a key: a design each, and their differences under common random numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from inference import output
+from inference.commands import trial
+from inference.console import say, show_table
+from inference.store import RUN_MARK, check_run
+from inference.sweeps import Job
+from inference.whatif import per_trial
+from pkpd.errors import InputError
+from pkpd.scenario import Scenario, load_scenario
+
+SHOWN = ("design", "comparison", "quantity", "difference", "mc_se", "mc_se_if_independent", "trials_saved")
+
+
+def run(
+    scenario: str,
+    jobs: Sequence[Job],
+    *,
+    out: Path | None,
+    posterior: Path | None,
+    seed: int,
+    engine: str,
+    null: bool,
+    resume: bool,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Runs every design into its folder in ``out``, then writes what they say together.
+
+    summary.csv: the summaries of all. differences.csv: each against the first, see ``whatif.designs``. power.png: power
+    against the swept keys. With ``resume`` designs that are finished, and whose scenario, seed and code are still the
+    same, are read.
+    """
+    scenarios = {job.name: load_scenario(scenario, job.settings) for job in jobs}
+    if out is None:
+        raise InputError(f"{len(jobs)} designs, and each has a folder; legal: with --out")
+    if out.is_file():
+        raise InputError(f"{out}: is a file; legal: a folder for the {len(jobs)} designs")
+    if posterior is not None:
+        check_run(posterior)
+    finished = {
+        job.name: resume and _seed_and_hashes(out / job.name) == (seed, trial.made_of(design, posterior, engine, null))
+        for job, design in zip(jobs, scenarios.values(), strict=True)
+    }
+    for name, done in finished.items():
+        if not done:
+            output.refuse_existing_run(out / name, force=force or resume, resume=resume)
+    for number, job in enumerate(jobs, start=1):
+        done = finished[job.name]
+        say(f"design {number} of {len(jobs)}: {job.name}{': unchanged' if done else ''}")
+        if not done:
+            unfinished = resume and output.staging_of(out / job.name).exists()
+            trial.run(
+                scenario, settings=job.settings, out=out / job.name, posterior=posterior, seed=seed, engine=engine,
+                null=null, resume=unfinished, force=force or resume, quiet=True, **options,
+            )  # fmt: skip
+    _together(out, jobs, scenarios)
+
+
+def _seed_and_hashes(folder: Path) -> tuple[int, dict[str, str]] | None:
+    """What decided the run in a folder; None where there is none that can be read."""
+    try:
+        manifest = json.loads((folder / RUN_MARK).read_text(encoding="utf-8"))
+        return manifest["seed"], manifest["sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _together(out: Path, jobs: Sequence[Job], scenarios: dict[str, Scenario]) -> None:
+    from inference.plots_designs import power_curves
+    from inference.whatif import designs
+
+    found = [
+        designs.Design(
+            job.name, job.swept, scenarios[job.name], pd.read_parquet(out / job.name / per_trial.FILE),
+            pd.read_csv(out / job.name / "summary.csv"),
+        )
+        for job in jobs
+    ]  # fmt: skip
+    summary, differences = designs.together(found)
+    output.write_text(out / "summary.csv", summary.to_csv(index=False, float_format=trial.DIGITS))
+    output.write_text(out / "differences.csv", differences.to_csv(index=False, float_format=trial.DIGITS))
+    figure = power_curves(designs.curves(found), list(jobs[0].swept))
+    if figure is not None:
+        with output.atomic_path(out / "power.png", force=True) as path:
+            figure.savefig(path, format="png", dpi=140)
+    powers = summary[summary["quantity"].str.match("(power|type_1_error)_")]
+    columns = ["design", "comparison", "quantity", "estimate", "mc_se"]
+    show_table(f"{len(jobs)} designs", columns, powers[columns].itertuples(index=False))
+    of_arms = {arm.name for design in scenarios.values() for arm in design.arms}
+    main = differences[~differences["comparison"].isin(of_arms)]
+    title = f"against {jobs[0].name}, the same patients in both"
+    show_table(title, list(SHOWN), main[list(SHOWN)].itertuples(index=False))
+    say(f"{out / 'summary.csv'}, {out / 'differences.csv'}: all quantities")
