@@ -10,6 +10,7 @@ from inference.whatif.estimated import Estimated, estimated
 from inference.whatif.linear import design_matrix, solve
 
 BLOCK = 64  # trials at a time, which bounds memory
+LARGE = 200  # patients, from which degrees of freedom leave out terms that are below 0.3% of them
 DEGREES = ("satterthwaite", "between")
 
 
@@ -108,5 +109,10 @@ def _satterthwaite(s: reml.Sums, state: reml.State, u: np.ndarray, variance: np.
     slope = (state.W @ (u[:, None] @ s.xx @ u.swapaxes(1, 2)[:, None]) @ state.W).sum(1)
     rows, columns = np.tril_indices(slope.shape[-1])
     g = slope[:, rows, columns] * np.where(rows == columns, 1, 2)
-    spread = np.linalg.pinv(reml.expected_information(s, state), hermitian=True)
+    information = reml.leading_information(s, state)
+    small = s.n.sum(1) < LARGE
+    if small.any():
+        taken = reml.Sums(*(x[small] for x in s)), reml.State(*(x[small] for x in state))
+        information[small] = reml.expected_information(*taken)
+    spread = np.linalg.pinv(information, hermitian=True)
     return 2 * variance**2 / np.einsum("ti,tij,tj->t", g, spread, g)

@@ -116,11 +116,7 @@ def _climb(s: Sums, Sigma: np.ndarray, exact: bool, iterations: int) -> tuple[np
     direction, near = np.zeros(Sigma.shape), np.zeros(T, bool)
     fresh = np.ones(T, bool)  # the direction is to be computed anew
     for _ in range(iterations):
-        if exact:
-            information = expected_information(s, state)
-        else:
-            H = s.n[..., None, None] * state.W - state.W @ state.Cx @ state.W
-            information = _symmetric(_outer(H, state.W), duplication) / 2
+        information = expected_information(s, state) if exact else leading_information(s, state)
         newton = 2 * _average_information(state, duplication) - information
         g = state.gradient.reshape(T, -1) @ duplication
         x = _ascent(np.where(near[:, None, None], newton, information), g)
@@ -158,6 +154,12 @@ def _average_information(state: State, duplication: np.ndarray) -> np.ndarray:
     moved = W.reshape(T, P, V * V).swapaxes(1, 2) @ Wx.reshape(T, P, V * q)
     moved = moved.reshape(T, V, V, V, q).transpose(0, 1, 4, 2, 3).reshape(T, V * q, V * V) @ duplication
     return (first - moved.swapaxes(1, 2) @ state.covariance @ moved) / 2
+
+
+def leading_information(s: Sums, state: State) -> np.ndarray:
+    """The expected information [T, m, m] but for terms of the order of columns over patients where some are missing."""
+    H = s.n[..., None, None] * state.W - state.W @ state.Cx @ state.W
+    return _symmetric(_outer(H, state.W), _duplication(s.seen.shape[-1])) / 2
 
 
 def expected_information(s: Sums, state: State) -> np.ndarray:

@@ -94,3 +94,27 @@ def test_size_and_coverage_of_multiple_imputation():
     rejected = (p_values(found, 2) < 0.05).sum()
     assert stats.binom.sf(rejected - 1, 300, 0.05) > 0.00135 and stats.binom.cdf(rejected, 300, 0.05) > 0.00135
     assert found.estimate.mean() == pytest.approx(0, abs=3 * found.estimate.std() / 300**0.5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [2, 4, 6, 10])
+def test_tiny_trials_have_answers_and_no_warning(n):
+    """Arms, strata and visits without anybody: z and se are numbers, and an estimate that is none is never rejected."""
+    tiny = patients(40 + n, 60, n)
+    response, seen = tiny.rng.random(tiny.treated.shape) < 0.7, np.ceil(tiny.rng.exponential(4, tiny.treated.shape))
+    value = tiny.rng.normal(size=(*tiny.treated.shape, 3))
+    value[tiny.rng.random(value.shape) < 0.2] = np.nan
+    found = {
+        **{method: logistic(response, tiny.treated, **tiny.with_baseline, method=method) for method in METHODS},
+        "cmh": cochran_mantel_haenszel(response, tiny.treated, **tiny.common),
+        "risk difference": risk_difference(response, tiny.treated, **tiny.common),
+        "ancova": ancova(np.nan_to_num(value[..., 0]), tiny.treated, **tiny.with_baseline),
+        "log-rank": logrank(seen, response, tiny.treated, **tiny.common),
+        "cox": cox(seen, response, tiny.treated, **tiny.with_baseline),
+        "mmrm": mmrm(value, tiny.treated, present=tiny.present, covariates=tiny.baseline[..., None]),
+    }
+    for name, answer in found.items():
+        assert not np.isnan(answer.z).any() and not np.isnan(answer.se).any(), name
+        none = np.isnan(answer.estimate)
+        assert (p_values(answer, 2)[none] == 1).all(), name
+        assert n < 10 or not none.all(), name

@@ -219,3 +219,12 @@ def test_a_stratum_without_patients_changes_nothing():
     found = mmrm(y, P.treated, **P.with_baseline)
     more = mmrm(y, P.treated, present=P.present, stratum=2 * P.stratum, covariates=P.baseline[..., None])
     np.testing.assert_allclose(found, more, rtol=1e-7)
+
+
+def test_degrees_of_large_trials_leave_out_next_to_nothing(monkeypatch):
+    P, y = trials(16, 4, 240, "dropout")
+    found = mmrm(y, P.treated, **P.with_baseline)
+    monkeypatch.setattr("inference.whatif.mmrm.LARGE", 1000)
+    exact = mmrm(y, P.treated, **P.with_baseline)
+    np.testing.assert_allclose(found.df, exact.df, rtol=0.003)
+    assert (found.df != exact.df).all() and (found.df < P.present.sum(1) - 4).all()
