@@ -24,7 +24,8 @@ def test_assurance_of_one_draw_is_power_at_that_draw(monkeypatch):
     fixed = load_scenario("phase3", [*SMALL, *(f"parameters.{name}={value}" for name, value in ONE.items())])
     draws = {name: np.array([value]) for name, value in ONE.items()}
     by_draw, by_value = (
-        patient_blocks(scenario, values, 3, "auto", trials.silent)(0, 60) for scenario, values in ((at, draws), (fixed, {}))
+        patient_blocks(scenario, values, 3, "auto", trials.silent)(0, 60)
+        for scenario, values in ((at, draws), (fixed, {}))
     )
     assert np.array_equal(by_draw.analysed, by_value.analysed)
     assert all(np.array_equal(by_draw.by_arm[name], by_value.by_arm[name]) for name in by_draw.by_arm)
