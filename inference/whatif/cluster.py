@@ -192,7 +192,8 @@ def _told(error: Exception) -> str | None:
     """What is wrong with the cluster; empty where the error says it itself, None where it is of another kind."""
     from concurrent.futures import CancelledError
 
-    from distributed import CommClosedError, KilledWorker
+    from distributed import KilledWorker
+    from distributed.comm import CommClosedError
 
     if isinstance(error, InputError):
         return ""

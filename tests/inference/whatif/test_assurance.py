@@ -79,7 +79,7 @@ def test_designs_share_their_patients_and_random_numbers():
     def seen(start_mg, seed):
         scenario = load_scenario("phase3", [f"arms.1.start_dose_mg={start_mg}"])
         arm = planned_arms(scenario)[0]
-        return [jax.device_get(v) for _, _, v in courses(scenario, arm, {}, 3, seed, "auto")][0]
+        return next(jax.device_get(v) for _, _, v in courses(scenario, arm, {}, 3, seed, "auto"))
 
     low, high, other = seen(2.5, 1), seen(5.0, 1), seen(2.5, 2)
     noise = [np.log(v.platelets_observed / v.platelets_true) for v in (low, high, other)]

@@ -119,7 +119,7 @@ def test_errors_of_dask_in_one_line():
     for error, message in (
         (distributed.KilledWorker("pkpd-trials-1", None, 3), "every worker that took pkpd-trials-1 was lost"),
         (distributed.client.FutureCancelledError("x", "lost"), "the connection was lost"),
-        (distributed.CommClosedError("reset by peer"), "the connection was lost"),
+        (distributed.comm.CommClosedError("reset by peer"), "the connection was lost"),
         (ModuleNotFoundError("No module named 'inference'"), "this package is missing there.*pip install"),
     ):
         with pytest.raises(InputError, match=f"^--scheduler tcp://a:1: {message}"), cluster.explained("tcp://a:1"):
