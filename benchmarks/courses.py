@@ -1,6 +1,6 @@
 """Many patient-courses as whole trials with their analyses: time, and peak memory by number of trials.
 
-    python -m benchmarks.courses [--courses 60000000] [--scenario phase3] [--set KEY=VALUE] [--posterior RUN] [--json F]
+    python -m benchmarks.courses [--courses 60000000] [--scenario phase3] [--set KEY=VALUE] [--posterior RUN]
 
 A course is one patient of one simulated trial. Each size is a process of its own, that runs ``run_trial`` into a
 folder: chunks kept on disk, the summary, and the table of single trials. A hundredth, a tenth and all of ``--courses``

@@ -193,12 +193,13 @@ def _told(error: Exception) -> str | None:
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
+    from distributed.comm import CommClosedError
 
     if isinstance(error, InputError):
         return ""
     if isinstance(error, KilledWorker):
         return f"every worker that took {error.args[0]} was lost (for want of memory perhaps, see their logs)"
-    if isinstance(error, CancelledError):
+    if isinstance(error, CancelledError | CommClosedError | ConnectionError | TimeoutError):
         return "the connection was lost; is the scheduler still there?"
     for e in (error, error.__cause__):  # a scheduler that cannot read a task says so with a cause, a worker without
         if isinstance(e, ImportError | AttributeError) and "inference" in str(e):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pkpd.scenario import Scenario
 
 FILE = "trials.parquet"
-ROWS = 50_000  # written at a time
+ROWS = 10_000  # written at a time
 
 
 def write(path: Path, design: Scenario, counts: Counts, n_draws: int) -> None:

@@ -119,6 +119,7 @@ def test_errors_of_dask_in_one_line():
     for error, message in (
         (distributed.KilledWorker("pkpd-trials-1", None, 3), "every worker that took pkpd-trials-1 was lost"),
         (distributed.client.FutureCancelledError("x", "lost"), "the connection was lost"),
+        (distributed.comm.CommClosedError("reset by peer"), "the connection was lost"),
         (ModuleNotFoundError("No module named 'inference'"), "this package is missing there.*pip install"),
     ):
         with pytest.raises(InputError, match=f"^--scheduler tcp://a:1: {message}"), cluster.explained("tcp://a:1"):
@@ -172,3 +173,22 @@ def test_one_two_and_four_workers_and_one_killed(tmp_path, monkeypatch):
             run_trial(scenario, seed=3, folder=folder, scheduler=local.scheduler_address)
     assert killed and 1 <= killed[0] < 20
     assert len({(folder / per_trial.FILE).read_bytes() for folder in found.values()}) == 1
+
+
+def test_the_example_for_kubernetes_holds_commands_that_dask_takes(root):
+    yaml = pytest.importorskip("yaml")
+    from distributed.cli import dask_scheduler, dask_worker
+
+    parts = list(yaml.safe_load_all((root / "inference/whatif/examples/kubernetes.yaml").read_text(encoding="utf-8")))
+    assert [part["kind"] for part in parts] == ["Service", "Deployment", "Deployment"]
+    service, *deployments = parts
+    mains = {"scheduler": dask_scheduler.main, "worker": dask_worker.main}
+    for part in deployments:
+        [container] = part["spec"]["template"]["spec"]["containers"]
+        dask, name, *arguments = container["command"]
+        assert dask == "dask" and part["metadata"]["name"] == f"pkpd-{name}"
+        assert part["spec"]["selector"]["matchLabels"] == part["spec"]["template"]["metadata"]["labels"]
+        read = mains[name].make_context(name, arguments).params  # fails on an option there is not
+        assert read["port" if name == "scheduler" else "nthreads"] in ("8786", 1)
+        if name == "worker":
+            assert read["scheduler"] == f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"

@@ -1,5 +1,10 @@
 """Runs of trials in chunks: the same to the bit however they are cut, kept as they come, resumed, refused by name."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
 
 import numpy as np
@@ -236,3 +241,24 @@ def test_patients_in_chunks_are_the_patients_of_the_whole(monkeypatch):
     whole = run_trial(small, seed=3)
     monkeypatch.setitem(runs.COURSES, TILE, 8 * runs.patients_of(small))
     assert runs.trials_a_chunk(small) == 8 and run_trial(small, seed=3).equals(whole)
+
+
+def test_a_killed_command_is_resumed_to_the_same_files(tmp_path, root):
+    """SIGKILL once some chunks are kept: those are whole, and the resumed run ends as the one that was left alone."""
+    (tmp_path / "s.toml").write_text(SCENARIO.replace("3000", "200_000"))
+    start = "from inference.whatif import runs; runs.STATED = 500; from inference.cli import entry; entry()"
+    words = [sys.executable, "-c", start, "trial", "s.toml", "--out"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    kept = output.staging_of(tmp_path / "r") / output.CHECKPOINT
+    with subprocess.Popen([*words, "r"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as process:
+        while len(list(kept.glob("*.npz"))) < 20 and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+    before = list(kept.glob("trials-*[0-9].npz"))  # not what was being written
+    assert process.returncode == -signal.SIGKILL and 19 <= len(before) < 400
+    assert all(np.load(file)["analysed"].shape == (500, 1, 2) for file in before)
+    for name, more in (("r", ["--resume"]), ("whole", [])):
+        done = subprocess.run([*words, name, *more], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and "damaged" not in done.stderr, done.stderr
+    for name in ("summary.csv", per_trial.FILE):
+        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
