@@ -278,6 +278,15 @@ def test_stages_follow_each_arms_days_of_treatment(design):
     assert whole.labels == {"drug": "hetrombopag from 2.5 mg, titrated", "placebo": "placebo"} and whole.last_d == 28
 
 
+def test_the_endpoint_is_drawn_where_it_is_read(design):
+    assert trial_figures._endpoint(design) == (28, "endpoint: response at week 4")
+    by_day = load_scenario("eltrombopag_773b")
+    assert trial_figures._endpoint(by_day) == (43, "endpoint: response at day 43")
+    any_time = load_scenario("phase3", ["analysis.endpoint=response_any"])
+    assert trial_figures._endpoint(any_time) == (56, "endpoint: response at least once, by then")
+    assert trial_figures._endpoint(load_scenario("food_effect")) is None
+
+
 def test_any_list_of_stages_can_be_drawn():
     stages = [
         protocol.Stage("screening", 0, 14, {"a": "no drug", "b": "no drug"}),
