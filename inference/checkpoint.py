@@ -1,6 +1,6 @@
-"""What an unfinished fit has computed, piece by piece, so that it goes on from there with nothing lost.
+"""What an unfinished fit or run of trials has computed, piece by piece, so that it goes on from there.
 
-A piece is a set of arrays that follow from config, data and code alone. It is written whole or not at all, so a fit
+A piece is a set of arrays that follow from config, data and code alone. It is written whole or not at all, so a run
 that was killed at any moment finds the pieces that were complete; one that is damaged all the same is made again from
 those before it. ``identity.json`` says what they follow from, and another config, data set or version is refused.
 """
@@ -25,6 +25,7 @@ Arrays = Mapping[str, np.ndarray]
 IDENTITY = "identity.json"
 MEANING = {  # of the keys of an identity, as they are told to the user
     "config": "another config",
+    "hypothesis": "another hypothesis (--null)",
     "data": "other data",
     "library": "another parameter library",
     "code": "another version of the code",
@@ -42,17 +43,21 @@ class Checkpoint(NamedTuple):
         """The pieces of one part of the fit."""
         return Checkpoint(None if self.folder is None else self.folder / name)
 
+    def kept(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays of a piece; None if it was not kept, or is damaged, which is said on stderr."""
+        return None if self.folder is None else _read(self.folder / f"{name}.npz")
+
+    def keep(self, name: str, arrays: Arrays) -> dict[str, np.ndarray]:
+        """The arrays, which are kept as a piece from now on."""
+        made = {key: np.asarray(value) for key, value in arrays.items()}
+        if self.folder is not None:
+            _write(self.folder / f"{name}.npz", made)
+        return made
+
     def piece(self, name: str, make: Callable[[], Arrays]) -> dict[str, np.ndarray]:
         """The arrays of a piece: those kept, or what ``make`` returns, which is kept from now on."""
-        if self.folder is None:
-            return dict(make())
-        file = self.folder / f"{name}.npz"
-        kept = _read(file)
-        if kept is not None:
-            return kept
-        made = {key: np.asarray(value) for key, value in make().items()}
-        _write(file, made)
-        return made
+        kept = self.kept(name)
+        return self.keep(name, make()) if kept is None else kept
 
     def drop(self, name: str) -> None:
         """Forget the pieces of a part, once a later piece holds what came of them."""
@@ -77,7 +82,7 @@ def begin(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
     if file.exists():
         before = _identity(file)
         if before is None:
-            _tell(f"{file} is damaged: the fit begins again")
+            _tell(f"{file} is damaged: the run begins again")
             Checkpoint(folder.parent).drop(folder.name)
         else:
             for key, value in json.loads(text).items():

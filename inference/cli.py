@@ -127,6 +127,13 @@ def trial(
     ] = False,
     seed: Seed = 1,
     engine: EngineOption = Engine.auto,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Dask scheduler whose workers simulate, as tcp://host:8786. Without: here."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run of --out.")] = False,
     force: Force = False,
 ) -> None:
     """Operating characteristics of a trial design: endpoints of every arm, power or type I error, interim looks."""
@@ -134,7 +141,7 @@ def trial(
 
     run(
         scenario, settings=set_ or [], posterior=posterior, out=out, null=null, seed=seed, engine=engine.value,
-        force=force,
+        scheduler=scheduler, resume=resume, force=force,
     )  # fmt: skip
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from inference import checkpoint
+from inference.checkpoint import NOTHING_KEPT
 from inference.drawn import NEW
+from inference.output import CHECKPOINT
 from inference.progress import Progress, silent
 from inference.studies import values_of
-from inference.whatif import characteristics
+from inference.whatif import characteristics, effects, further, per_trial, runs
 from inference.whatif.characteristics import SUMMARY_COLUMNS
-from inference.whatif.counts import Counts, repeated, sizes_at_looks, stated
+from inference.whatif.counts import Counts, sizes_at_looks, stated
 from inference.whatif.decisions import decide
 from inference.whatif.errors import cautious_se, clustered_se, quantile_with_se, wilson
 from inference.whatif.null import under_null
@@ -34,9 +37,9 @@ if TYPE_CHECKING:
     from pkpd.scenario import Scenario
 
 __all__ = [
-    "SUMMARY_COLUMNS", "clustered_se", "cohort_table", "courses", "form_of", "number_of", "p_values", "patient_blocks",
-    "posterior_draws", "quantile_with_se", "roster", "run_trial", "simulate_cohort", "summarise_cohort", "wilson",
-    "with_draws",
+    "SUMMARY_COLUMNS", "Plan", "block_of", "clustered_se", "cohort_table", "courses", "form_of", "number_of",
+    "p_values", "patient_blocks", "posterior_draws", "quantile_with_se", "roster", "run_trial", "simulate_cohort",
+    "summarise_cohort", "wilson", "with_draws",
 ]  # fmt: skip
 
 
@@ -105,6 +108,15 @@ def courses(
         first += len(number)
 
 
+class Plan(NamedTuple):
+    """All that the trials of a run follow from; draws: population parameters [draws], see ``posterior_draws``."""
+
+    design: Scenario
+    draws: Mapping[str, np.ndarray]
+    seed: int
+    engine: str
+
+
 def run_trial(
     design: Scenario,
     *,
@@ -113,6 +125,8 @@ def run_trial(
     engine: str = AUTOMATIC,
     null: bool = False,
     progress: Progress = silent,
+    folder: Path | None = None,
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """Operating characteristics of a design, a row a quantity (columns of design section 5).
 
@@ -120,29 +134,52 @@ def run_trial(
     comparison with the control: what the analysis of the scenario finds and decides. ``lower`` and ``upper`` bound the
     estimate's Monte Carlo error (95%, Wilson's for a power); it is clustered by posterior draw. ``null``: the same
     under the null of the analysis, see ``whatif.null``. Outcomes that the scenario states are drawn without patients.
+
+    folder: gets the table of single trials (``whatif.per_trial``), and keeps what was counted in ``checkpoint/``, from
+    which the same run goes on. scheduler: address of a Dask scheduler whose workers count the trials; the result is
+    the same to the bit on machines of one kind.
     """
     if null:
         design = under_null(design)
     if design.outcome is not None and posterior is not None:
         raise InputError(f"{design.trial.name}: [outcome] states responses; legal: without --posterior")
-    n_trials, limit = design.trial.n_trials, design.trial.mc_se_below
-    draws = posterior_draws(posterior, min(design.trial.posterior_draws, n_trials))
-    n_draws = number_of(draws)
-    if design.outcome is not None:
-        block: Callable[[int, int], Counts] = partial(stated, design, seed)
-    else:
-        block = patient_blocks(design, draws, seed, engine, progress)
+    draws = posterior_draws(posterior, min(design.trial.posterior_draws, design.trial.n_trials))
+    plan, n_draws = Plan(design, draws, seed, engine), number_of(draws)
+    with ExitStack() as held:
+        if scheduler is None:
+            kind, work = runs.kind_here(engine), runs.here(block_of(plan, progress))
+        else:
+            from inference.whatif import cluster
 
-    decided: list[np.ndarray] = []
+            kind, work = held.enter_context(cluster.workers(scheduler, plan))
+        keep = NOTHING_KEPT
+        if folder is not None:
+            keep = checkpoint.begin(folder / CHECKPOINT, runs.identity(plan, kind, null))
+        n_trials = design.trial.n_trials
+        parts = runs.chunks(n_trials, runs.trials_a_chunk(design, kind["tile_width"]))
+        counts = runs.collect(parts, work, keep, _until(design, n_draws), lambda n: progress("trials", n, n_trials))
+    progress("trials", 1, 1)
+    if folder is not None:
+        per_trial.write(folder / per_trial.FILE, design, counts, n_draws)
+    return characteristics.table(design, counts, n_draws, null)
 
-    def error(cell: Counts) -> float:
-        decided.append(decide(design, cell.analysed).rejected)
-        rejected = np.concatenate(decided)
+
+def _until(design: Scenario, n_draws: int) -> runs.Until | None:
+    """When the error of every power is as small as the scenario wants it; None where it wants all trials."""
+    if design.trial.mc_se_below is None:
+        return None
+
+    def error(rejected: np.ndarray) -> float:
         return max(cautious_se(x, np.arange(len(x)) % n_draws) for x in rejected.T)
 
-    counts = repeated(block, n_trials, error if limit is not None else None, limit or 0.0)
-    progress("trials", 1, 1)
-    return characteristics.table(design, counts, n_draws, null)
+    return runs.Until(lambda counts: decide(design, counts).rejected, error, design.trial.mc_se_below)
+
+
+def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Counts]:
+    """A function of first trial and number that counts these trials."""
+    if plan.design.outcome is not None:
+        return partial(stated, plan.design, plan.seed)
+    return patient_blocks(plan.design, plan.draws, plan.seed, plan.engine, progress)
 
 
 def patient_blocks(
@@ -150,42 +187,50 @@ def patient_blocks(
 ) -> Callable[[int, int], Counts]:
     """A function of first trial and number that simulates these trials and counts responders."""
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
-    total = sum(-(-a.n * design.trial.n_trials // tile_width(engine)) for a in arms)
-    sizes, weekly, done = sizes_at_looks(design), _weekly_endpoint(design), itertools.count(1)
-    names = design.endpoint_names
-    analysed = len(names)  # the week's own row, behind the named ones
-    if design.analysis is not None and weekly is None:
-        analysed = names.index(design.analysis.endpoint)
+    total, names = sum(a.n for a in arms), design.endpoint_names
+    by_patient = design.analysis is not None and design.analysis.by_patient
+    by_count = design.analysis is not None and not by_patient
 
     def block(first: int, n: int) -> Counts:
-        by_arm = {a.name: np.zeros((n, len(names) + (weekly is not None)), np.int64) for a in arms}
-        by_look = np.zeros((n, len(sizes), len(arms)), np.int64)
+        by_arm = {a.name: np.zeros((n, len(names)), np.int32) for a in arms}
+        sums = {a.name: np.zeros((n, len(further.names(design)))) for a in arms}
+        numbers = {a.name: np.zeros(x.shape, np.int32) for a, x in zip(arms, sums.values(), strict=True)}
+        by_look = np.zeros((n, len(sizes_at_looks(design)), len(arms)), np.int64)
+        outcomes: list[list[effects.Patients]] = [[] for _ in arms]
+        done = 0
         for index, a in enumerate(arms):
             row = 0
             for _, number, v in courses(design, a, draws, n, seed, engine, first):
+                at = number - first
                 seen, rescued = endpoints.until(design.landmark, v.platelets_observed, v.rescued)
-                events = np.asarray(endpoints.events(seen, v.baseline, rescued))
-                if weekly is not None:
-                    week = endpoints.response(v.platelets_observed, v.rescued)[weekly]
-                    events = np.concatenate([events, week[None]])
-                np.add.at(by_arm[a.name], number - first, events.T)
+                np.add.at(by_arm[a.name], at, np.asarray(endpoints.events(seen, v.baseline, rescued)).T)
+                values, present = further.values(design, a, v)
+                _add(sums[a.name], at, values)
+                _add(numbers[a.name], at, present)
                 if design.analysis is not None:
-                    look = np.searchsorted(sizes[:, index], (row + np.arange(len(number))) % a.n, side="right")
-                    np.add.at(by_look[:, :, index], (number - first, look), events[analysed])
+                    own = effects.observed(design, a, v)
+                    outcomes[index].append(own)
+                    if by_count:
+                        place = (row + np.arange(len(number))) % a.n
+                        look = np.searchsorted(sizes_at_looks(design)[:, index], place, side="right")
+                        np.add.at(by_look[:, :, index], (at, look), own.value & own.present)
+                        outcomes[index].clear()
                 row += len(number)
-                progress("trials", next(done), total)
-        reported = {name: counts[:, : len(names)] for name, counts in by_arm.items()}
-        return Counts(names, reported, by_look.cumsum(axis=1) if design.analysis is not None else None)
+                done += len(number)
+                progress("trials", first + done // total, design.trial.n_trials)
+        found = None
+        if by_patient:
+            patients = [effects.arranged(parts, a.n) for parts, a in zip(outcomes, arms, strict=True)]
+            found = effects.effects(design, patients, seed, first)
+        return Counts(names, by_arm, by_look.cumsum(axis=1) if by_count else None, found, sums, numbers)
 
     return block
 
 
-def _weekly_endpoint(design: Scenario) -> int | None:
-    """Index of the visit of the analysis' endpoint where it is a response at a week the events do not hold."""
-    if design.analysis is None or design.analysis.endpoint in design.endpoint_names:
-        return None
-    week = int(design.analysis.endpoint.removeprefix("response_week_"))
-    return design.trial.visits_d.index(7 * week)
+def _add(total: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:
+    """Adds values [k, patients] to the rows ``at`` [patients] (ascending) of ``total`` [trials, k]."""
+    starts = np.flatnonzero(np.diff(at, prepend=-1))
+    total[at[starts]] += np.add.reduceat(values, starts, axis=1).T.astype(total.dtype)
 
 
 def simulate_cohort(

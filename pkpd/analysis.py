@@ -10,11 +10,17 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pkpd.errors import InputError, nearest
+from pkpd.estimands import Estimand
 from pkpd.tomlfile import shown
-from pkpd.validated import List, Table, Text
+from pkpd.validated import MAX_DAY, List, Table, Text
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 WITH_PARAMETER = {"power-family": "rho, above 0", "hwang-shih-decani": "gamma"}
+# What each test is of: kinds of endpoints as in ``pkpd.outcomes``.
+TESTS = {
+    "cochran-mantel-haenszel": "binary", "fisher": "binary", "risk-difference": "binary", "bayesian": "binary",
+    "logistic": "binary", "log-rank": "time", "cox": "time", "ancova": "value", "mmrm": "repeated",
+}  # fmt: skip
 ROUNDING = 1e-9  # of weights that should add to 1
 
 
@@ -31,6 +37,26 @@ class Outcome(Table):
     def _one_of_both(self) -> Outcome:
         if bool(self.response_probability) == bool(self.response_profile):
             raise InputError("one of response_probability and response_profile is needed, with a value for each arm")
+        return self
+
+
+class Strata(Table):
+    """Limits of baseline count (1e9/L) and weight (kg) that divide patients into strata; a limit is of the upper."""
+
+    baseline_1e9_per_l: List[float] = ()
+    weight_kg: List[float] = ()
+
+    @field_validator("baseline_1e9_per_l", "weight_kg")
+    @classmethod
+    def _increasing(cls, limits: tuple[float, ...]) -> tuple[float, ...]:
+        if not limits or any(second <= first for first, second in itertools.pairwise((0.0, *limits))):
+            raise ValueError("limits that increase from above 0")
+        return limits
+
+    @model_validator(mode="after")
+    def _any(self) -> Strata:
+        if not self.model_fields_set:
+            raise InputError("no strata; legal: baseline_1e9_per_l, weight_kg")
         return self
 
 
@@ -51,14 +77,25 @@ class Graph(Table):
 class Analysis(Table):
     """The test of each arm against the control.
 
+    until_d: last visit day that the endpoint may use; without it that of the landmark. strata: the test is stratified
+    by them (logistic, ancova, mmrm: an intercept each). covariates: log_baseline adjusts a logistic or Cox regression;
+    ancova and mmrm always do. estimand: see ``pkpd.estimands``. logistic: likelihood-ratio test. cox: Wald, ties after
+    Efron. mmrm: the contrast at the last visit, unstructured covariance, REML.
     margin: the difference of response probabilities that has to be exceeded: negative for non-inferiority.
     threshold: the posterior probability of that above which a Bayesian analysis decides for the arm.
     interval: of the risk difference, with two-sided ``confidence``.
     """
 
     endpoint: Text = "response"
-    test: Literal["cochran-mantel-haenszel", "fisher", "risk-difference", "bayesian"]
+    test: Literal[
+        "cochran-mantel-haenszel", "fisher", "risk-difference", "bayesian", "logistic", "log-rank", "cox", "ancova",
+        "mmrm",
+    ]  # fmt: skip
     control: Text
+    until_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
+    strata: Strata | None = None
+    covariates: List[Literal["log_baseline"]] = ()
+    estimand: Estimand = Estimand()
     sided: Literal[1, 2] = 2
     alpha: float = Field(default=0.05, gt=0, lt=1)
     margin: float = Field(default=0.0, gt=-1, lt=1)
@@ -72,6 +109,7 @@ class Analysis(Table):
     @model_validator(mode="after")
     def _fits_together(self) -> Analysis:
         given = self.model_fields_set
+        self._check_patients()
         if self.test == "bayesian":
             for key in ("alpha", "sided", "graph"):
                 if key in given:
@@ -89,10 +127,10 @@ class Analysis(Table):
         for key in ("threshold", "prior"):
             if key in given:
                 raise InputError(f"{key} belongs to a Bayesian decision; legal: test = 'bayesian', or no {key}")
-        if self.margin and self.test != "risk-difference":
+        if self.margin and self.test not in ("risk-difference", "ancova", "mmrm"):
             raise InputError(
                 f"margin = {self.margin:g}: {self.test} tests for no difference; "
-                "legal: test = 'risk-difference' or 'bayesian'"
+                "legal: test = 'risk-difference', 'bayesian', 'ancova' or 'mmrm'"
             )
         if self.margin and self.sided == 2:
             raise InputError(f"margin = {self.margin:g}: a test at a margin has one side; legal: sided = 1")
@@ -100,6 +138,33 @@ class Analysis(Table):
             lacks = "[analysis.graph] is missing" if self.graph is None else "graph needs multiplicity = 'graphical'"
             raise InputError(f"multiplicity = {self.multiplicity!r}: {lacks}")
         return self
+
+    def _check_patients(self) -> None:
+        """What only some tests can do."""
+        if self.strata and self.test in ("fisher", "bayesian"):
+            raise InputError(f"strata: test = {self.test!r} has none; legal: 'cochran-mantel-haenszel' and others")
+        if self.covariates and self.test not in ("logistic", "cox"):
+            raise InputError(
+                f"covariates: test = {self.test!r} has none, or always the log baseline; legal: 'logistic' or 'cox'"
+            )
+        if "interval" in self.model_fields_set and self.by_patient:
+            raise InputError(
+                f"interval = {self.interval!r} is of a risk difference without strata or imputation; here the interval "
+                "is that of the test; legal: without interval"
+            )
+        if self.estimand.missing == "multiple-imputation" and self.test not in (
+            "risk-difference", "cochran-mantel-haenszel", "logistic", "ancova",
+        ):  # fmt: skip
+            raise InputError(
+                f"estimand.missing = 'multiple-imputation' with test = {self.test!r} is not available; "
+                "legal: 'risk-difference', 'cochran-mantel-haenszel', 'logistic' or 'ancova'"
+            )
+
+    @property
+    def by_patient(self) -> bool:
+        """Whether the test needs the outcome of each patient, not only the numbers of responders."""
+        plain = ("cochran-mantel-haenszel", "fisher", "risk-difference", "bayesian")
+        return self.test not in plain or bool(self.strata) or self.estimand.missing == "multiple-imputation"
 
 
 class Interims(Table):

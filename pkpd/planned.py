@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from pkpd.parameters import Library, Population, load_library, with_values
+from pkpd.stages import active_drug, protocol_of
 from pkpd.trial import Arm
 
 if TYPE_CHECKING:
@@ -46,6 +48,10 @@ def first_patients(scenario: Scenario, sizes: Sequence[int]) -> list[int]:
     return [0 if crossover else sum(sizes[:arm]) for arm in range(len(sizes))]
 
 
+def _meal_ratio(library: Library, meal: str) -> float:
+    return library.food(meal).fed_bioavailability_ratio
+
+
 def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library | None = None) -> list[PlannedArm]:
     """The arms of a scenario. ``library`` replaces that of its drug (and of placebo) in its disease, as a fit's config
     may ask.
@@ -57,7 +63,8 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
     disease, crossover = scenario.entry.disease, scenario.trial.design == "crossover"
     firsts = first_patients(scenario, [a.n for a in scenario.arms])
     for period, (a, first) in enumerate(zip(scenario.arms, firsts, strict=True)):
-        drug = COMPARATOR if a.drug == "placebo" else a.drug
+        taken = active_drug(scenario, a)
+        drug = COMPARATOR if taken == "placebo" else taken
         own = library
         if own is None or (own.drug, own.disease) != (drug, disease):
             own = load_library(drug, disease)
@@ -77,6 +84,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             dropout_hazard_per_week=np.float32(scenario.dropout.hazard_per_week),
             treatment_d=None if a.treatment_d is None else np.int32(a.treatment_d),
             period=np.uint32(period) if crossover else None,
+            protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
         )
-        arms.append(PlannedArm(a.name, a.n, first, a.drug, population, arm, disease, tuple(sorted(fixed))))
+        arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed))))
     return arms

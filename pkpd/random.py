@@ -18,6 +18,10 @@ import numpy as np
 from jax import Array, lax
 
 PURPOSES = ("random_effects", "weight", "baseline", "covariates", "drift", "residual", "rescue", "dropout")
+# Numbers of protocols with visit windows, missed doses and the like; apart, so that the others stay what they were.
+OF_PROTOCOLS = ("visit_day", "missed_visit", "adherence", "adherence_level", "meal", "informative_dropout")
+_APART = 2**28  # counters below are those of PURPOSES
+_ROOM = 16  # purposes of protocols that there is room for
 PAIRS = 32  # of numbers that a patient can draw for one purpose on one day
 LARGEST_SEED = 2**31 - 1
 
@@ -46,7 +50,11 @@ def _bits(keys: Array, days: Array, purpose: str, count: int) -> Array:
     pairs = -(-count // 2)
     if pairs > PAIRS:
         raise ValueError(f"{count} numbers a day for {purpose!r}; at most {2 * PAIRS}")
-    first = (jnp.asarray(days, jnp.uint32) * len(PURPOSES) + PURPOSES.index(purpose)) * PAIRS
+    days = jnp.asarray(days, jnp.uint32)
+    if purpose in OF_PROTOCOLS:
+        first = jnp.uint32(_APART) + (days * _ROOM + OF_PROTOCOLS.index(purpose)) * PAIRS
+    else:
+        first = (days * len(PURPOSES) + PURPOSES.index(purpose)) * PAIRS
     counters = (first[:, None] + jnp.arange(pairs, dtype=jnp.uint32)).ravel()
     blocks = jax.vmap(lambda at: jax.vmap(lambda k: jax.random.key_data(jax.random.fold_in(k, at)))(keys))(counters)
     words = jnp.moveaxis(blocks.reshape(first.size, pairs, -1, 2), -1, 2)

@@ -12,10 +12,26 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pkpd import endpoints, titration
-from pkpd.analysis import Analysis, Interims, Outcome, check_graph, check_interims, check_outcome
+from pkpd import endpoints, outcomes, titration
+from pkpd.analysis import TESTS, Analysis, Interims, Outcome, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
 from pkpd.published import Prediction, Published, targets
+from pkpd.stages import (
+    HOLD,
+    Adherence,
+    Drug,
+    Meal,
+    Schedule,
+    Share,
+    StageRow,
+    active_drug,
+    check_meals,
+    check_stages,
+    check_visits,
+    needs_protocol,
+    scheduled,
+    stages_of,
+)  # fmt: skip
 from pkpd.titration import Rule
 from pkpd.tomlfile import apply_settings, read_toml, shown
 from pkpd.validated import MAX_DAY, Count, Days, List, Table, Text, validate
@@ -30,6 +46,8 @@ _WEEK = re.compile(r"response_week_([1-9][0-9]?[0-9]?)")
 class Trial(Table):
     """The calendar of visits in days from the first dose, and how often the trial is simulated.
 
+    schedule: rows of visits at equal distances, in place of ``visits_d``. visit_window_d: days by which a visit may be
+    early or late ([early, late], or one number for both), each day as likely; missed_visit_share: of all visits.
     mc_se_below: the Monte Carlo error of every power at which fewer than ``n_trials`` are enough.
     design: "parallel", each patient in one arm, or "crossover", the same patients in all arms, each period from rest.
     """
@@ -39,6 +57,9 @@ class Trial(Table):
     assumptions: List[Text] = ()
     design: Literal["parallel", "crossover"] = "parallel"
     visits_d: List[int] = ()
+    schedule: List[Schedule] = ()
+    visit_window_d: int | List[int] = 0
+    missed_visit_share: float = Field(default=0.0, ge=0, lt=1)
     n_trials: int = Field(default=1000, ge=1, le=10**6)
     mc_se_below: float | None = Field(default=None, gt=0, lt=1)
     posterior_draws: int = Field(default=200, ge=1, le=10**6)
@@ -56,21 +77,57 @@ class Trial(Table):
                 raise ValueError(f"days that increase, but {second} follows {first}")
         return days
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Days by which a visit may be early and late."""
+        w = self.visit_window_d
+        return (w, w) if isinstance(w, int) else (w[0], w[1])
+
+    @model_validator(mode="after")
+    def _calendar(self) -> Trial:
+        w = self.visit_window_d
+        days = (w,) if isinstance(w, int) else w
+        if not (isinstance(w, int) or len(w) == 2) or not all(0 <= d <= MAX_DAY for d in days):
+            raise InputError(f"visit_window_d = {shown(w)}; legal: days from 0 on, one number or [early, late]")
+        if self.schedule:
+            if self.visits_d:
+                raise InputError("schedule and visits_d exclude each other: write the calendar in one way")
+            object.__setattr__(self, "visits_d", scheduled(self.schedule))
+        if self.visits_d:
+            check_visits(self.visits_d, self.window)
+        return self
+
 
 class Arm(Table):
     """One arm. What its patients take is needed unless an ``[outcome]`` is stated; doses are in mg a day.
 
     titration: the name of a rule, or "none" for the start dose throughout.
     treatment_d: days of treatment, a visit day: the last dose is taken on the day before. Without it dosing goes on.
+    dose_every_d: 1 for daily doses, 2 for every other day, 7 for weekly ones. loading_dose_mg: in place of the dose on
+    the first ``loading_d`` days. meals: shares of the days on which a dose is taken in each way, in place of ``meal``;
+    a day's meal changes the bioavailability of its dose, the absorption rates stay those of ``meal``, which leaves
+    exposure after a meal some 8% too low.
     """
 
     name: Text
-    drug: Literal["hetrombopag", "eltrombopag", "placebo"] = "placebo"
+    drug: Drug = "placebo"
     n: int = Field(ge=1, le=MAX_PATIENTS)
     start_dose_mg: float | None = Field(default=None, ge=0, le=10_000)
     titration: Text | None = None
     treatment_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
-    meal: Literal["fasted", "high_fat_breakfast", "meal_1h_after", "meal_2h_after"] = "fasted"
+    meal: Meal = "fasted"
+    dose_every_d: int = Field(default=1, ge=1, le=MAX_DAY)
+    loading_dose_mg: float | None = Field(default=None, gt=0, le=10_000)
+    loading_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
+    adherence: Adherence | None = None
+    meals: dict[Meal, Share] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _dosing(self) -> Arm:
+        if (self.loading_dose_mg is None) != (self.loading_d is None):
+            raise InputError("loading_dose_mg and loading_d go together: the dose, and its days")
+        check_meals(self.meals)
+        return self
 
 
 class Entry(Table):
@@ -81,15 +138,20 @@ class Entry(Table):
 
 
 class BandRow(Table):
-    """One row of ``[[titration.bands]]``; ``state`` tells whether patients on treatment or interrupted are meant."""
+    """One row of ``[[titration.bands]]``; ``state`` tells whether patients on treatment or interrupted are meant.
 
-    action: Literal["stop", "interrupt", "resume", "resume_lower", "down", "up"]
+    A row with weights concerns the patients from ``weight_from_kg`` to below ``weight_below_kg`` only.
+    """
+
+    action: Literal["stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop"]
     above: Count | None = None
     below: Count | None = None
     state: Literal["treated", "interrupted", "any"] | None = None
     every_d: Days = 0
     min_days_since_change: Days = 0
     min_days_at_top_below: Days = 0
+    weight_from_kg: float = Field(default=0.0, ge=0, le=1000)
+    weight_below_kg: float | None = Field(default=None, gt=0, le=1000)
 
     def band(self) -> titration.Band:
         """The row as the rule's own."""
@@ -103,6 +165,8 @@ class BandRow(Table):
             every_d=self.every_d,
             min_days_since_change=self.min_days_since_change,
             min_days_at_top_below=self.min_days_at_top_below,
+            weight_from_kg=self.weight_from_kg,
+            weight_below_kg=math.inf if self.weight_below_kg is None else self.weight_below_kg,
         )
 
 
@@ -149,9 +213,21 @@ class Rescue(Table):
 
 
 class Dropout(Table):
-    """Leaving the trial: a constant hazard."""
+    """Leaving the trial: a constant hazard, ``low_count_hazard_ratio`` times as high while the last count is below
+    ``low_count_1e9_per_l``.
+    """
 
     hazard_per_week: float = Field(default=0.0, ge=0, le=10)
+    low_count_1e9_per_l: Count | None = None
+    low_count_hazard_ratio: float = Field(default=1.0, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Dropout:
+        if (self.low_count_1e9_per_l is None) != (self.low_count_hazard_ratio == 1):
+            raise InputError("low_count_1e9_per_l and low_count_hazard_ratio go together: the limit, and the ratio")
+        if self.low_count_1e9_per_l is not None and self.hazard_per_week == 0:
+            raise InputError("low_count_hazard_ratio: a multiple of hazard_per_week, which is 0; legal: above 0")
+        return self
 
 
 class Scenario(Table):
@@ -159,6 +235,7 @@ class Scenario(Table):
 
     trial: Trial
     arms: List[Arm]
+    stages: List[StageRow] = ()
     outcome: Outcome | None = None  # stated in place of simulated patients
     # needed where patients are simulated, else never read
     entry: Entry = Entry(platelets_below_1e9_per_l=30.0)
@@ -179,6 +256,8 @@ class Scenario(Table):
         single = any(key in Titration.model_fields or not isinstance(below, dict) for key, below in value.items())
         if FIXED in value and not single:
             raise ValueError(f"another name than {FIXED!r}, which stands for a fixed dose")
+        if HOLD in value and not single:
+            raise ValueError(f"another name than {HOLD!r}, which stands for the dose of the stage before")
         return {_ONLY: value} if single or not value else value
 
     @model_validator(mode="after")
@@ -204,15 +283,33 @@ class Scenario(Table):
             raise InputError("entry is missing")
         if not self.trial.visits_d:
             raise InputError("trial.visits_d is missing")
+        check_stages(self.stages, self.trial.visits_d, self.arms)
         for index, arm in enumerate(self.arms, start=1):
             if "drug" not in arm.model_fields_set:
                 raise InputError(f"arms[{index}].drug is missing")
             try:
-                self.start_level(arm)
+                self._check_protocol(arm)
+                active_drug(self, arm)
+                stages_of(self, arm)
             except InputError as error:
                 raise InputError(f"arms[{index}] ({arm.name}): {error}") from None
 
+    def _check_protocol(self, arm: Arm) -> None:
+        if arm.treatment_d is not None and (self.stages or needs_protocol(self, arm)):
+            raise InputError(
+                "treatment_d: with stages, windows or schedules of doses, legal: a stage of treatment = 'off'"
+            )
+        if self.trial.design == "crossover" and needs_protocol(self, arm):
+            raise InputError(
+                "trial.design = 'crossover' has daily doses and exact visits; legal: 'parallel', or without stages, "
+                "windows, missed visits, schedules of doses, adherence and meals"
+            )
+        if arm.loading_dose_mg is not None and arm.drug == "placebo":
+            raise InputError("loading_dose_mg: placebo has no dose; legal: an arm with a drug")
+
     def _check_outcome(self, outcome: Outcome) -> None:
+        if self.stages:
+            raise InputError("outcome: [[stages]] need simulated patients; legal: one of the two")
         if self.trial.design == "crossover":
             raise InputError("outcome: its arms are independent; legal: trial.design = 'parallel'")
         if self.predictions:
@@ -255,25 +352,47 @@ class Scenario(Table):
         if analysis.graph:
             check_graph(analysis.graph, [name for name in names if name != analysis.control])
         if self.outcome and self.outcome.response_probability:
+            if analysis.by_patient or TESTS[analysis.test] != "binary":
+                raise InputError(
+                    f"analysis.test = {analysis.test!r}: of stated responses legal: 'cochran-mantel-haenszel', "
+                    "'fisher', 'risk-difference', 'bayesian', without strata or imputation"
+                )
             return  # of whatever the endpoint is
         self._check_endpoint(analysis)
 
     def _check_endpoint(self, analysis: Analysis) -> None:
         if "endpoint" not in analysis.model_fields_set:
             raise InputError("analysis.endpoint is missing")
-        week = _WEEK.fullmatch(analysis.endpoint)
-        known = () if self.outcome else endpoints.NAMES
-        if analysis.endpoint not in known and not week:
-            hint = nearest(analysis.endpoint, endpoints.NAMES)
-            if self.outcome:
-                hint = "; legal with outcome.response_profile: response_week_1 and so on"
-            raise InputError(f"analysis.endpoint = {shown(analysis.endpoint)} is unknown{hint}")
-        if week and 7 * int(week[1]) not in self.trial.visits_d:
-            day = 7 * int(week[1])
+        name, known = analysis.endpoint, outcomes.kind(analysis.endpoint)
+        week = outcomes.week_of(name)
+        if self.outcome:
+            if not (known == "binary" and week) or analysis.by_patient:
+                raise InputError(
+                    f"analysis.endpoint = {shown(name)} with test = {analysis.test!r} is unknown of stated responses; "
+                    "legal with outcome.response_profile: response_week_1 and so on, tests of two rates without strata"
+                )
+        elif known is None:
+            hint = nearest(name, outcomes.names())
+            raise InputError(f"analysis.endpoint = {shown(name)} is unknown{hint}")
+        elif known != TESTS[analysis.test]:
+            legal = ", ".join(repr(test) for test, kind in TESTS.items() if kind == known)
+            raise InputError(f"analysis.test = {analysis.test!r} is not for {name}; legal: {legal}")
+        if week and 7 * week not in self.trial.visits_d:
             raise InputError(
-                f"analysis.endpoint = {analysis.endpoint!r} needs a visit on day {day}; "
-                f"legal: add {day} to trial.visits_d, or another endpoint"
+                f"analysis.endpoint = {name!r} needs a visit on day {7 * week}; "
+                f"legal: add {7 * week} to trial.visits_d, or another endpoint"
             )
+        if analysis.until_d is not None and analysis.until_d not in self.trial.visits_d:
+            raise InputError(f"analysis.until_d = {analysis.until_d}: no visit; legal: a day of trial.visits_d")
+        if week and analysis.until_d is not None:
+            raise InputError(f"analysis.until_d: {name} has a visit of its own; legal: without until_d")
+        if analysis.estimand.missing == "multiple-imputation" and not (week or name in outcomes.OF_COUNTS):
+            raise InputError(
+                f"analysis.estimand.missing = 'multiple-imputation' imputes counts, which do not decide {name}; "
+                "legal: a response, a log count or a duration of response"
+            )
+        if "relapse" in name and not any(stage.relapse_below_1e9_per_l for stage in self.stages):
+            raise InputError(f"analysis.endpoint = {name!r}: no stage of [[stages]] has relapse_below_1e9_per_l")
 
     @property
     def active_arms(self) -> tuple[str, ...]:
@@ -331,6 +450,14 @@ class Scenario(Table):
     def landmark(self) -> int:
         """Index of the landmark visit, for ``endpoints.events``."""
         return self.trial.visits_d.index(self.landmark_day)
+
+    @property
+    def visits_counted(self) -> int:
+        """Number of visits that the analysis' endpoint uses, from the first on."""
+        analysis = self.analysis
+        week = outcomes.week_of(analysis.endpoint) if analysis else None
+        last = 7 * week if week else (analysis.until_d if analysis else None) or self.landmark_day
+        return self.trial.visits_d.index(last) + 1
 
     @property
     def endpoint_names(self) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from pkpd.published import targets
 
 if TYPE_CHECKING:
     from pkpd.analysis import Analysis
-    from pkpd.scenario import Scenario
+    from pkpd.scenario import Arm, Scenario
+    from pkpd.stages import StageArm
 
 
 def describe(scenario: Scenario) -> str:
@@ -17,6 +18,9 @@ def describe(scenario: Scenario) -> str:
     trial = scenario.trial
     lines = [f"Trial: {trial.name}"]
     lines += [f"Visits on days: {', '.join(map(str, trial.visits_d))}"] if trial.visits_d else []
+    if trial.window != (0, 0):
+        lines.append("Visit window: up to {} days early and {} days late".format(*trial.window))
+    lines += [f"Missed visits: {100 * trial.missed_visit_share:g}%"] if trial.missed_visit_share else []
     lines += [trial.description.strip()] if trial.description else []
     lines += [f"Assumption: {text}" for text in trial.assumptions]
     if trial.design == "crossover":
@@ -56,8 +60,51 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
         rule = f", titration {arm.titration}" if arm.titration else ""
         if arm.treatment_d is not None:
             rule += ", one dose" if arm.treatment_d == 1 else f", {arm.treatment_d} days of treatment"
-        lines.append(f"Arm: {arm.name}: {arm.n} patients, {arm.drug}, {dose}, {arm.meal}{rule}")
+        lines.append(f"Arm: {arm.name}: {arm.n} patients, {arm.drug}, {dose}, {_doses(arm)}{rule}")
+    return lines + _stages(scenario)
+
+
+def _doses(arm: Arm) -> str:
+    """How the doses of an arm are taken."""
+    meals = ", ".join(f"{meal} on {100 * share:g}% of days" for meal, share in arm.meals.items())
+    said = [meals or arm.meal]
+    if arm.dose_every_d > 1:
+        said.append(f"every {arm.dose_every_d} days")
+    if arm.loading_d:
+        said.append(f"{arm.loading_dose_mg:g} mg on the first {arm.loading_d} days")
+    if arm.adherence:
+        a = arm.adherence
+        runs = f" in runs of {a.mean_missed_run_d:g} days on average" if a.mean_missed_run_d else ""
+        differs = f", logit sd {a.logit_sd:g} between patients" if a.logit_sd else ""
+        said.append(f"{100 * a.missed_share:g}% of doses missed{runs}{differs}")
+    return ", ".join(said)
+
+
+def _stages(scenario: Scenario) -> list[str]:
+    """The stages in their order, each with what it changes."""
+    lines, first = [], 0
+    for stage in scenario.stages:
+        said = [f"days {first} to {stage.until_d}"]
+        if stage.who != "all":
+            others = "leave the trial" if stage.others == "leave" else "stay off treatment"
+            said.append(f"for {stage.who} at its first visit (others {others})")
+        said += _changes(stage)
+        said += [f"{name}: {', '.join(_changes(own))}" for name, own in stage.arms.items()]
+        if stage.relapse_below_1e9_per_l is not None:
+            then = {"stay": "", "restart": ": the last dose again", "leave": ": leaves the trial"}[stage.at_relapse]
+            said.append(f"relapse below {stage.relapse_below_1e9_per_l:g}{then}")
+        lines.append(f"Stage: {stage.name}: {'; '.join(said)}")
+        first = stage.until_d
     return lines
+
+
+def _changes(said: StageArm) -> list[str]:
+    found: list[str] = [said.drug] if said.drug else []
+    found += [f"start {said.start_dose_mg:g} mg"] if said.start_dose_mg is not None else []
+    found += [f"titration {said.titration}"] if said.titration else []
+    found += [f"treatment {said.treatment}"] if said.treatment else []
+    found += [f"a dose every {said.dose_every_d} days"] if said.dose_every_d else []
+    return found
 
 
 def _patients(scenario: Scenario) -> list[str]:
@@ -67,7 +114,13 @@ def _patients(scenario: Scenario) -> list[str]:
         lines.append(f"Titration{' ' + name if name else ''}. {titration.as_text(table.rule())}")
     lines.append(f"Rescue: {'on' if scenario.rescue.enabled else 'off'}")
     if scenario.dropout.hazard_per_week:
-        lines.append(f"Dropout: hazard {scenario.dropout.hazard_per_week:g} per week")
+        d = scenario.dropout
+        low = (
+            f", {d.low_count_hazard_ratio:g} times that below {d.low_count_1e9_per_l:g}"
+            if d.low_count_1e9_per_l
+            else ""
+        )
+        lines.append(f"Dropout: hazard {d.hazard_per_week:g} per week{low}")
     return lines + [f"Parameter: {name} = {value:g}" for name, value in scenario.parameters.items()]
 
 

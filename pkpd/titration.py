@@ -20,11 +20,11 @@ import numpy as np
 from pkpd.engine.fusion import once
 from pkpd.errors import InputError, nearest
 
-ACTIONS = ("none", "stop", "interrupt", "resume", "resume_lower", "down", "up")
-NONE, STOP, INTERRUPT, RESUME, RESUME_LOWER, DOWN, UP = range(len(ACTIONS))
+ACTIONS = ("none", "stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop")
+NONE, STOP, INTERRUPT, RESUME, RESUME_LOWER, DOWN, UP, DOWN_OR_STOP = range(len(ACTIONS))
 _WORDS = (
     "no change", "stop for good", "interrupt", "resume at the same level", "resume one level lower",
-    "one level down", "one level up",
+    "one level down", "one level up", "one level down, from the lowest stop",
 )  # fmt: skip
 _NEVER = 2**30  # a day later than any visit: no spell at the top level
 
@@ -36,6 +36,7 @@ class Band(NamedTuple):
     every_d: 0 at any visit, otherwise only on days that are a positive multiple of it.
     min_days_since_change: since the dose given last changed (start, interruption, resumption, a new level).
     min_days_at_top_below: days at the top level so far, every count below ``below``; 0 for no such condition.
+    weight_from_kg, weight_below_kg: of the patients whom the row concerns.
     """
 
     action: str
@@ -45,10 +46,16 @@ class Band(NamedTuple):
     every_d: int = 0
     min_days_since_change: int = 0
     min_days_at_top_below: int = 0
+    weight_from_kg: float = 0.0
+    weight_below_kg: float = math.inf
 
 
 class Rule(NamedTuple):
-    """A rule as arrays: levels_mg [levels]; all other fields [rows], in the order of reading."""
+    """A rule as arrays: levels_mg [levels]; all other fields [rows], in the order of reading.
+
+    weight_from_kg, weight_below_kg: None where no row asks for a weight. top: index of the top level where the ladder
+    is padded beyond it, else None.
+    """
 
     levels_mg: Any
     action: Any
@@ -58,6 +65,9 @@ class Rule(NamedTuple):
     every_d: Any
     min_days_since_change: Any
     min_days_at_top_below: Any
+    weight_from_kg: Any = None
+    weight_below_kg: Any = None
+    top: Any = None
 
 
 class Dosing(NamedTuple):
@@ -83,6 +93,7 @@ def from_bands(levels_mg: Sequence[float], bands: Sequence[Band]) -> Rule:
     def column(name: str, dtype: type) -> np.ndarray:
         return np.array([getattr(band, name) for band in bands], dtype)
 
+    by_weight = any(band.weight_from_kg > 0 or band.weight_below_kg < math.inf for band in bands)
     state = [-1 if band.while_interrupted is None else int(band.while_interrupted) for band in bands]
     return Rule(
         levels_mg=levels,
@@ -93,6 +104,7 @@ def from_bands(levels_mg: Sequence[float], bands: Sequence[Band]) -> Rule:
         every_d=column("every_d", np.int32),
         min_days_since_change=column("min_days_since_change", np.int32),
         min_days_at_top_below=column("min_days_at_top_below", np.int32),
+        **{name: column(name, np.float64) for name in (("weight_from_kg", "weight_below_kg") if by_weight else ())},
     )
 
 
@@ -151,6 +163,11 @@ def fixed(dose_mg: float) -> Rule:
     return from_bands([1.0], [])._replace(levels_mg=np.array([dose_mg], np.float64))
 
 
+def held(rule: Rule) -> Rule:
+    """The ladder of a rule and none of its rows: every patient keeps the dose."""
+    return from_bands([1.0], [])._replace(levels_mg=np.asarray(rule.levels_mg, np.float64))
+
+
 def level_of(rule: Rule, dose_mg: float) -> int:
     """Index of ``dose_mg`` on the ladder. Raises InputError where it is not one of the levels."""
     levels = np.asarray(rule.levels_mg, np.float64)
@@ -160,22 +177,31 @@ def level_of(rule: Rule, dose_mg: float) -> int:
     return int(found[0])
 
 
+def top_level(rule: Rule) -> Any:
+    """Index of the highest level."""
+    return len(rule.levels_mg) - 1 if rule.top is None else rule.top
+
+
 def start(rule: Rule, level: int | jax.Array, n: int) -> Dosing:
     """State of ``n`` patients on day 0, at ``level`` (index, scalar or [n]); the start counts as a change."""
     level = jnp.broadcast_to(jnp.asarray(level, jnp.int32), (n,))
     no, day_0 = jnp.zeros(n, bool), jnp.zeros(n, jnp.int32)
-    at_top = level == len(rule.levels_mg) - 1
+    at_top = level == top_level(rule)
     return Dosing(level, no, no, last_change_d=day_0, top_since_d=jnp.where(at_top, day_0, _NEVER))
 
 
-def decide(rule: Rule, dosing: Dosing, count: jax.Array, day: int | jax.Array) -> Dosing:
+def decide(
+    rule: Rule, dosing: Dosing, count: jax.Array, day: int | jax.Array, weight_kg: jax.Array | None = None
+) -> Dosing:
     """Decision of the visit on ``day`` (scalar) from its counts [patients], 1e9/L; for that day's dose.
+
+    ``weight_kg`` [patients] is needed where the rule asks for it.
 
     A count that is NaN, as of a patient who has left, meets no condition: the dose stays as it is.
     """
     count = jnp.asarray(count)
     day = jnp.asarray(day, jnp.int32)
-    top = len(rule.levels_mg) - 1
+    top = top_level(rule)
     above, below = (jnp.asarray(limit, count.dtype) for limit in (rule.above, rule.below))
     spell_days = jnp.asarray(rule.min_days_at_top_below, jnp.int32)
     # A count at or above the limit of the top-level row starts the spell anew and lies outside it.
@@ -191,13 +217,17 @@ def decide(rule: Rule, dosing: Dosing, count: jax.Array, day: int | jax.Array) -
         meets &= (state < 0) | (dosing.interrupted == (state == 1))
         meets &= day - dosing.last_change_d >= jnp.asarray(rule.min_days_since_change)[row]
         meets &= (spell_days[row] == 0) | (day - since >= spell_days[row])
+        if rule.weight_from_kg is not None:
+            assert weight_kg is not None
+            meets &= (weight_kg >= rule.weight_from_kg[row]) & (weight_kg < rule.weight_below_kg[row])
         action = jnp.where((action == NONE) & meets, jnp.asarray(rule.action)[row], action)
     action = once(jnp.where(dosing.stopped, NONE, action), day >= 0)
 
-    lower = (action == DOWN) | (action == RESUME_LOWER)
+    ends = (action == DOWN_OR_STOP) & (dosing.level == 0)
+    lower = (action == DOWN) | (action == RESUME_LOWER) | (action == DOWN_OR_STOP)
     level = jnp.clip(dosing.level + (action == UP) - lower, 0, top)
     resumes = (action == RESUME) | (action == RESUME_LOWER)
-    stopped = dosing.stopped | (action == STOP)
+    stopped = dosing.stopped | (action == STOP) | ends
     interrupted = (dosing.interrupted | (action == INTERRUPT)) & ~resumes & ~stopped
     changed = (level != dosing.level) | (interrupted != dosing.interrupted) | (stopped != dosing.stopped)
     is_at_top = (level == top) & ~interrupted & ~stopped
@@ -218,6 +248,8 @@ def dose_mg(rule: Rule, dosing: Dosing, dtype: Any = jnp.float32) -> jax.Array:
 
 def as_text(rule: Rule) -> str:
     """The rule as a protocol prints it: the ladder, then one numbered line a row, in the order of reading."""
+    if len(rule.action) == 0 and len(rule.levels_mg) > 1:
+        return f"The dose before ({_listed(rule.levels_mg)} mg once daily), which no count changes."
     if len(rule.action) == 0:
         return f"Fixed dose: {_listed(rule.levels_mg)} mg once daily."
     lines = [f"Levels: {_listed(rule.levels_mg)} mg once daily. At a visit the first line that applies acts:"]
@@ -234,10 +266,19 @@ def as_text(rule: Rule) -> str:
             when.append(f"count above {above:g}")
         if wait:
             when.append(f"at least {wait} days since the dose given last changed")
+        if rule.weight_from_kg is not None:
+            when += _weights(float(rule.weight_from_kg[row]), float(rule.weight_below_kg[row]))
         if rule.while_interrupted[row] >= 0 and not spell:
             when.append("while interrupted" if rule.while_interrupted[row] else "while not interrupted")
         lines.append(f"{row + 1}. {', '.join(when) or 'at any visit'}: {_WORDS[int(rule.action[row])]}")
     return "\n".join(lines)
+
+
+def _weights(low: float, high: float) -> list[str]:
+    """The condition on weight in words, if there is one."""
+    if low > 0 and math.isfinite(high):
+        return [f"weight from {low:g} to below {high:g} kg"]
+    return [f"weight from {low:g} kg"] if low > 0 else [f"weight below {high:g} kg"] if math.isfinite(high) else []
 
 
 def _number(value: object) -> bool:
@@ -277,6 +318,11 @@ def _check_band(where: str, band: Band) -> None:
         raise InputError(f"{where}: above = {band.above:g} must be smaller than below = {band.below:g}")
     for name in ("every_d", "min_days_since_change", "min_days_at_top_below"):
         _check_days(f"{where}: ", name, getattr(band, name), 0)
+    if not (_number(band.weight_from_kg) and 0 <= band.weight_from_kg < band.weight_below_kg):
+        raise InputError(
+            f"{where}: weight_from_kg = {band.weight_from_kg:g} must be at least 0 and below "
+            f"weight_below_kg = {band.weight_below_kg:g}"
+        )
     needed = {"resume": True, "resume_lower": True, "stop": band.while_interrupted}.get(band.action, False)
     if band.while_interrupted is not needed:
         raise InputError(f"{where}: action {band.action!r} needs while_interrupted = {str(needed).lower()}")

@@ -26,7 +26,8 @@ from pkpd.engine import derivatives, grid
 from pkpd.engine.grid import DAYS_A_WEEK
 from pkpd.engine.solver import solver
 from pkpd.model import DYNAMIC, Form
-from pkpd.parameters import Population
+from pkpd.parameters import Parameters, Population
+from pkpd.protocol import Protocol
 
 NO_DERIVATIVE = (
     "the titrated course has no derivative: its doses and rescues jump where an observed count crosses a threshold."
@@ -45,7 +46,9 @@ class Arm(NamedTuple):
 
     dose_scale: 1, or 0 for placebo. baseline_below: entry criterion (1e9/L). Fed ratios: 1 when fasted. treatment_d:
     days of treatment, the last dose on the day before; a visit falls on it; None: to the end. period: number of the
-    period of a crossover, in which the same patient has noise of its own; None: each patient is in one arm.
+    period of a crossover, in which the same patient has noise of its own; None: each patient is in one arm. protocol:
+    stages and what else is not one daily dose from visit to visit; rule, start_level and dose_scale are then those of
+    its first stage, and treatment_d is None.
     """
 
     rule: titration.Rule
@@ -57,13 +60,17 @@ class Arm(NamedTuple):
     dropout_hazard_per_week: Any = 0.0
     treatment_d: Any = None
     period: Any = None
+    protocol: Protocol | None = None
 
 
 class Visits(NamedTuple):
     """Courses as seen at the visits, [visits, patients] unless said.
 
     dose_mg, interrupted, stopped, cmax, auc: of the interval that ends at the visit. rescued: True from the visit of
-    the rescue on. dropped: True from the first missed visit on, with observed counts NaN. trough: at the visit.
+    the rescue on. dropped: True from the first visit after the patient left on, with observed counts NaN. trough: at
+    the visit. The fields after ``failed`` are those of an arm with a protocol: day on which the visit takes place,
+    whether it was missed, index of the stage that ends with it, dose taken since the last visit in all, whether the
+    patient had relapsed, and code of ``protocol.REASONS``.
     """
 
     platelets_true: Array
@@ -81,6 +88,12 @@ class Visits(NamedTuple):
     baseline: Array  # [patients]
     weight_kg: Array  # [patients]
     failed: Array  # [patients], True where a count is not finite and positive
+    visit_d: Array | None = None
+    missed: Array | None = None
+    stage: Array | None = None
+    taken_mg: Array | None = None
+    relapsed: Array | None = None
+    reason: Array | None = None
 
 
 def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
@@ -95,6 +108,22 @@ def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
     zero = jnp.zeros(keys.shape, dtype)
     z = random.normal(keys, DAYS_A_WEEK * jnp.arange(1, n_weeks + 1), "drift", dtype=dtype)
     return lax.scan(week, zero, z)[1]
+
+
+def immune_activity(noise: Any, p: Parameters, keys: Array, n_weeks: int, dtype: Any) -> Array:
+    """omega [weeks, patients] within the range in which it matters."""
+    return jnp.clip(drift(noise, keys, n_weeks, dtype) + p.immune_log_activity, -LARGEST_OMEGA, LARGEST_OMEGA)
+
+
+def fed(p: Parameters, arm: Arm) -> Parameters:
+    """The parameters of patients who take their doses as the arm does."""
+    dtype = p.clearance_l_per_h.dtype
+    absorption = jnp.asarray(arm.fed_absorption_ratio, dtype)
+    return p._replace(
+        bioavailability=p.bioavailability * jnp.asarray(arm.fed_bioavailability_ratio, dtype),
+        absorption_rate_first_per_h=p.absorption_rate_first_per_h * absorption,
+        absorption_rate_second_per_h=p.absorption_rate_second_per_h * absorption,
+    )
 
 
 def simulate_tile(
@@ -130,15 +159,14 @@ def course(
 ) -> Visits:
     """Courses of given patients; see ``simulate_tile``."""
     patients, arm = derivatives.without((patients, arm), NO_DERIVATIVE)
-    p, noise = patients.parameters, patients.noise
+    if arm.protocol is not None:
+        from pkpd import staged
+
+        return staged.course(patients, arm, keys, days, n_weeks, form, steps, engine)
+    p, noise = fed(patients.parameters, arm), patients.noise
     dtype = p.clearance_l_per_h.dtype
-    p = p._replace(
-        bioavailability=p.bioavailability * jnp.asarray(arm.fed_bioavailability_ratio, dtype),
-        absorption_rate_first_per_h=p.absorption_rate_first_per_h * jnp.asarray(arm.fed_absorption_ratio, dtype),
-        absorption_rate_second_per_h=p.absorption_rate_second_per_h * jnp.asarray(arm.fed_absorption_ratio, dtype),
-    )
     move = solver(engine, p, form, steps)
-    omega = jnp.clip(drift(noise, keys, n_weeks, dtype) + p.immune_log_activity, -LARGEST_OMEGA, LARGEST_OMEGA)
+    omega = immune_activity(noise, p, keys, n_weeks, dtype)
     ng_per_ml = pharmacokinetics.ng_per_ml(jnp.ones((), dtype), p.molar_mass_g_per_mol)
     n = keys.shape[0]
 
@@ -168,7 +196,7 @@ def course(
             P, count, dose_mg, dosing.interrupted, dosing.stopped, chance, rescued, dropped,
             *(x * ng_per_ml for x in (now.cmax_nM, now.auc_nM_h, now.concentration_nM)),
         )  # fmt: skip
-        decided = titration.decide(arm.rule, dosing, count, day)
+        decided = titration.decide(arm.rule, dosing, count, day, patients.weight_kg)
         if arm.treatment_d is not None:  # a rule acts on a dose, and there is none any more
             decided = jax.tree.map(partial(jnp.where, day < arm.treatment_d), decided, dosing)
         return (y, decided, rescued, dropped), seen
@@ -268,7 +296,8 @@ def over_tiles(
     in float32 are solved again in float64 where JAX has it (same random numbers); those that fail again stay flagged.
     """
     key, width = random.root(seed), tile_width(engine)
-    days_and_weeks = np.asarray(days, np.int32), -(-max(days) // DAYS_A_WEEK)
+    last_day = max(days) if arm.protocol is None else int(arm.protocol.ends[-1])
+    days_and_weeks = np.asarray(days, np.int32), -(-last_day // DAYS_A_WEEK)
 
     def visits(population, draw, trial, patient):
         return _visits(population, arm, key, draw, trial, patient, *days_and_weeks, form, steps, engine)
@@ -309,7 +338,7 @@ def simulate(
 def visits_of(people: Roster, *args: Any, **kwargs: Any) -> Iterator[Visits]:
     """Courses of a roster, tile by tile in order (host arrays); arguments as for ``over_tiles``."""
     for v, there in over_tiles(lambda v, there: (v, there), people, *args, **kwargs):
-        yield Visits(*(leaf[..., :there] for leaf in v))
+        yield jax.tree.map(lambda leaf, there=there: leaf[..., :there], v)
 
 
 def event_moments(

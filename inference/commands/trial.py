@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from inference import output
+import pandas as pd
+
+from inference import checkpoint, output
 from inference.console import say, show_table
-from inference.manifest import write_manifest
+from inference.manifest import hashes, write_manifest
 from inference.progress import bars
 from inference.startup import start_jax
 from inference.store import check_run
+from pkpd.errors import InputError
 
 DIGITS = "%.10g"
 
@@ -24,27 +29,59 @@ def run(
     null: bool,
     seed: int,
     engine: str,
+    scheduler: str | None,
+    resume: bool,
     force: bool,
 ) -> None:
-    """Simulates the trials of a scenario, prints their summary, and writes it if ``out`` is given."""
+    """Simulates the trials of a scenario, prints their summary, and writes it if ``out`` is given.
+
+    What was simulated for ``out`` is kept until then, and an interrupted run goes on from there with ``resume``.
+    """
     from pkpd.scenario import load_scenario
 
     design = load_scenario(scenario, settings)
     if posterior is not None:
         check_run(posterior)
+    if out is None and resume:
+        raise InputError(
+            "--resume: nothing is kept of a run without --out; legal: with the --out of the unfinished run"
+        )
     if out is not None:
-        output.refuse_existing_run(out, force=force)
+        output.refuse_existing_run(out, force=force, resume=resume)
     start_jax()
     from inference.report.trial import trial_report
     from inference.trials import run_trial
 
-    with bars() as progress:
-        table = run_trial(design, posterior=posterior, seed=seed, engine=engine, null=null, progress=progress)
-    show_table(f"trial: {scenario}", list(table.columns), table.itertuples(index=False))
+    title = f"trial: {scenario}"
+    options: dict[str, Any] = {
+        "posterior": posterior, "seed": seed, "engine": engine, "null": null, "scheduler": scheduler,
+    }  # fmt: skip
     if out is None:
+        with bars() as progress:
+            table = run_trial(design, progress=progress, **options)
+        _show(title, table)
         return
-    with output.run_directory(out, force=force) as folder:
-        output.write_text(folder / "summary.csv", table.to_csv(index=False, float_format=DIGITS))
-        write_manifest(folder, "trial", seed, {"scenario": repr(design) + (", null" if null else "")})
-        trial_report(folder, design, table, posterior, seed, engine, null)
+    made_with = hashes({"scenario": repr(design) + (", null" if null else "")})
+    try:
+        with output.run_directory(out, force=force, resume=resume) as folder:
+            with bars() as progress:
+                table = run_trial(design, progress=progress, folder=folder, **options)
+            output.write_text(folder / "summary.csv", table.to_csv(index=False, float_format=DIGITS))
+            write_manifest(folder, "trial", seed, {}, made_with)
+            trial_report(folder, design, table, posterior, seed, engine, null)
+    except (KeyboardInterrupt, InputError):
+        if output.has_checkpoint(output.staging_of(out)):
+            print(f"pkpd: what was computed for {out} is kept; --resume continues from there", file=sys.stderr)
+        raise
+    checkpoint.finish(out / output.CHECKPOINT)
+    _show(title, table)
     say(f"{out / 'summary.csv'}: {len(table)} rows")
+
+
+def _show(title: str, table: pd.DataFrame) -> None:
+    """The table but for the quantiles over trials, which ``summary.csv`` has; with design and numbers in the title."""
+    rows = table[~table["quantity"].str.contains(r"_q[0-9.]+$")]
+    columns = ["comparison", "quantity", "estimate", "mc_se", "lower", "upper"]
+    n_trials, n_draws = table["n_trials"].iloc[0], table["n_draws"].iloc[0]
+    full = f"{title}: {table['design'].iloc[0]}, {n_trials:,} trials, {n_draws:,} population draw{'s' * (n_draws > 1)}"
+    show_table(full, columns, rows[columns].itertuples(index=False))

@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from inference.whatif import further
 from inference.whatif.counts import Counts, sizes_at_looks, stated_probabilities
 from inference.whatif.decisions import Decisions, columns_of, decide
 from inference.whatif.errors import NORMAL_95, clustered_se, quantile_with_se, wilson
+from inference.whatif.estimated import Estimated, bounds
 from inference.whatif.intervals import INTERVALS
 
 if TYPE_CHECKING:
+    from pkpd.analysis import Analysis
     from pkpd.scenario import Scenario
 
 SUMMARY_COLUMNS = (
     "design", "comparison", "quantity", "estimate", "mc_se", "lower", "upper", "n_trials", "n_draws",
 )  # fmt: skip
+# What a test estimates where it needs the outcome of each patient.
+EFFECTS = {
+    "cochran-mantel-haenszel": "log_odds_ratio", "risk-difference": "risk_difference", "logistic": "log_odds_ratio",
+    "log-rank": "log_hazard_ratio", "cox": "log_hazard_ratio", "ancova": "mean_difference", "mmrm": "mean_difference",
+}  # fmt: skip
 TRIAL = "whole trial"  # the comparison of figures that are of no arm
 
 
@@ -36,6 +44,17 @@ class Rows:
         if per_trial.dtype == bool:
             bounds = wilson(estimate, se, self.n_trials)
         self._append(comparison, quantity, estimate, se, *bounds)
+
+    def add_mean(self, comparison: str, quantity: str, sums: np.ndarray, numbers: np.ndarray) -> None:
+        """The mean over patients, from their sums and numbers in each trial; trials without any say nothing."""
+        total, n = sums.astype(np.float64), numbers.astype(np.float64)
+        if n.sum() == 0:
+            self._append(comparison, quantity, *[float("nan")] * 4)
+            return
+        estimate = float(total.sum() / n.sum())
+        # A ratio of means: its error is that of the deviations, by the delta method.
+        se = clustered_se((total - estimate * n) / n.mean(), self.cluster)
+        self._append(comparison, quantity, estimate, se, estimate - NORMAL_95 * se, estimate + NORMAL_95 * se)
 
     def add_quantiles(self, comparison: str, quantity: str, per_trial: np.ndarray) -> None:
         """The 2.5% and 97.5% quantiles of what one trial reports."""
@@ -60,41 +79,48 @@ def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) ->
             rate = counts.by_arm[arm.name][:, j] / arm.n
             rows.add(arm.name, name, rate)
             rows.add_quantiles(arm.name, name, rate)
+        if counts.sums is not None and counts.numbers is not None:
+            for j, name in enumerate(further.names(design)):
+                rows.add_mean(arm.name, name, counts.sums[arm.name][:, j], counts.numbers[arm.name][:, j])
     if design.analysis is not None:
-        assert counts.analysed is not None
-        decisions = decide(design, counts.analysed)
-        _by_comparison(design, counts.analysed, decisions, rows, "type_1_error" if null else "power")
+        decisions = decide(design, counts)
+        _by_comparison(design, counts, decisions, rows, "type_1_error" if null else "power")
         _of_the_trial(design, decisions, rows, "type_1_error" if null else "power")
     return pd.DataFrame(rows.rows, columns=SUMMARY_COLUMNS)
 
 
-def _by_comparison(design: Scenario, analysed: np.ndarray, found: Decisions, rows: Rows, chance: str) -> None:
+def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Rows, chance: str) -> None:
     analysis, (control, active) = design.analysis, columns_of(design)
     assert analysis is not None
-    sizes = sizes_at_looks(design)
+    n_looks = len(sizes_at_looks(design))
     for i, arm in enumerate(active):
         comparison = f"{design.arms[arm].name} vs {analysis.control}"
         look = found.look[:, i]
-        difference, low, high = _estimated(design, analysed[:, :, [arm, control]], sizes[:, [arm, control]], look)
-        quantity = f"risk_difference_{analysis.endpoint}"
-        rows.add(comparison, quantity, difference)
-        rows.add_quantiles(comparison, quantity, difference)
+        difference, low, high = estimated(design, counts, i, look)
+        quantity, interval = f"{effect_of(analysis)}_{analysis.endpoint}", interval_of(analysis)
+        finite = np.isfinite(difference) & np.isfinite(low) & np.isfinite(high)
+        if finite.all():
+            rows.add(comparison, quantity, difference)
+            rows.add_quantiles(comparison, quantity, difference)
+        else:  # separated or empty data have no estimate; the median and the quantiles of the others say more
+            rows.add(comparison, f"{quantity}_estimable", finite)
+            rows.add_mean(comparison, quantity, np.where(finite, difference, 0.0), finite)
         truth = _true_difference(design, arm, control)
         if truth is not None:
             rows.add(comparison, f"{quantity}_bias", difference - truth)
             # a bound that is the truth but for rounding covers it
             covered = (low <= truth + 1e-12) & (high >= truth - 1e-12)
-            rows.add(comparison, f"coverage_{analysis.interval}", covered)
-        rows.add(comparison, f"width_{analysis.interval}", high - low)
+            rows.add(comparison, f"coverage_{interval}", covered)
+        rows.add_mean(comparison, f"width_{interval}", np.where(finite, high - low, 0.0), finite)
         rows.add(comparison, f"{chance}_{analysis.test}", found.rejected[:, i])
         if design.interims is None:
             continue
         if chance == "type_1_error" and design.interims.futility != "none":
             ignoring = found.rejected_ignoring_futility[:, i]
             rows.add(comparison, f"{chance}_{analysis.test}_futility_ignored", ignoring)
-        for k in range(len(sizes)):
+        for k in range(n_looks):
             rows.add(comparison, f"rejected_at_look_{k + 1}", found.rejected[:, i] & (look == k))
-            if design.interims.futility != "none" and k + 1 < len(sizes):
+            if design.interims.futility != "none" and k + 1 < n_looks:
                 rows.add(comparison, f"futile_at_look_{k + 1}", found.futile[:, i] & (look == k))
 
 
@@ -110,19 +136,35 @@ def _of_the_trial(design: Scenario, found: Decisions, rows: Rows, chance: str) -
         rows.add(TRIAL, "patients", patients.astype(np.float64))
 
 
-def _estimated(
-    design: Scenario, analysed: np.ndarray, sizes: np.ndarray, look: np.ndarray
+def effect_of(analysis: Analysis) -> str:
+    """What the analysis estimates, as its quantities are called."""
+    return EFFECTS[analysis.test] if analysis.by_patient else "risk_difference"
+
+
+def interval_of(analysis: Analysis) -> str:
+    """Name of the interval."""
+    return "interval" if analysis.by_patient else analysis.interval
+
+
+def estimated(
+    design: Scenario, counts: Counts, comparison: int, look: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Risk difference and its interval at the look that ended the comparison, unadjusted for earlier looks."""
-    assert design.analysis is not None
-    interval, confidence = INTERVALS[design.analysis.interval], design.analysis.confidence
-    difference, low, high = np.empty((3, len(look)))
-    for k, (n, n0) in enumerate(sizes.tolist()):
+    """Effect of a comparison and its interval at the look that ended it, unadjusted for earlier looks."""
+    analysis, (control, active) = design.analysis, columns_of(design)
+    assert analysis is not None
+    effect, low, high = np.empty((3, len(look)))
+    for k, sizes in enumerate(sizes_at_looks(design)):
         at = look == k
-        y, y0 = analysed[at, k].T
-        difference[at] = y / n - y0 / n0
-        low[at], high[at] = interval(y, n, y0, n0, confidence)
-    return difference, low, high
+        if counts.effects is not None:
+            found = Estimated(*counts.effects[at, k, comparison].T)
+            effect[at], (low[at], high[at]) = found.estimate, bounds(found, analysis.confidence)
+            continue
+        assert counts.analysed is not None
+        n, n0 = sizes[[active[comparison], control]].tolist()
+        y, y0 = counts.analysed[at, k][:, [active[comparison], control]].T
+        effect[at] = y / n - y0 / n0
+        low[at], high[at] = INTERVALS[analysis.interval](y, n, y0, n0, analysis.confidence)
+    return effect, low, high
 
 
 def _true_difference(design: Scenario, arm: int, control: int) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -22,12 +21,18 @@ class Counts(NamedTuple):
     """Responders of trials.
 
     names: endpoints that are reported. by_arm: counts [trials, endpoints] at the end of each arm. analysed: responders
-    of the analysis' endpoint among the patients of each look [trials, looks, arms], cumulative; None without analysis.
+    of the analysis' endpoint among the patients of each look [trials, looks, arms], cumulative; None without analysis,
+    or where that needs each patient's outcome: then effects [trials, looks, comparisons, 4] are estimate, se, z against
+    the margin and degrees of freedom of each comparison. sums and numbers: by arm [trials, further endpoints], of
+    ``further``: sums over patients, and numbers of the patients they are of.
     """
 
     names: tuple[str, ...]
     by_arm: dict[str, np.ndarray]
     analysed: np.ndarray | None
+    effects: np.ndarray | None = None
+    sums: dict[str, np.ndarray] | None = None
+    numbers: dict[str, np.ndarray] | None = None
 
 
 def looks_of(design: Scenario) -> tuple[float, ...]:
@@ -92,25 +97,3 @@ def binomial_quantile(u: np.ndarray, n: int, p: float) -> np.ndarray:
     """The smallest count whose cumulative probability exceeds u, of Binomial(n, p)."""
     below = stats.binom.cdf(np.arange(n), n, p)  # of 0 to n - 1; n has the rest
     return np.searchsorted(below, u, side="right").astype(np.int32)
-
-
-def repeated(
-    block: Callable[[int, int], Counts],
-    n_trials: int,
-    error: Callable[[Counts], float] | None = None,
-    limit: float = 0.0,
-) -> Counts:
-    """``n_trials`` trials; with ``error``, cell by cell until it is below ``limit``.
-
-    ``error`` is told each cell in turn, and gives the error of all cells so far.
-    """
-    if error is None:
-        return block(0, n_trials)
-    parts: list[Counts] = []
-    for first in range(0, n_trials, CELL):
-        parts.append(block(first, min(CELL, n_trials - first)))
-        if error(parts[-1]) < limit:
-            break
-    by_arm = {name: np.concatenate([part.by_arm[name] for part in parts]) for name in parts[0].by_arm}
-    analysed = [part.analysed for part in parts if part.analysed is not None]
-    return Counts(parts[0].names, by_arm, np.concatenate(analysed) if analysed else None)

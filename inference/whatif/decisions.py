@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import stats
 
-from inference.whatif import bayes, boundaries, multiplicity
-from inference.whatif.counts import looks_of, sizes_at_looks
+from inference.whatif import bayes, boundaries, estimated, multiplicity
+from inference.whatif.counts import Counts, looks_of, sizes_at_looks
 from inference.whatif.two_by_two import p_values, z_values
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ class Decisions(NamedTuple):
     rejected_ignoring_futility: np.ndarray
 
 
-def decide(design: Scenario, analysed: np.ndarray) -> Decisions:
-    """Decisions on responders [trials, looks, arms], a column for each active arm in order."""
+def decide(design: Scenario, counts: Counts) -> Decisions:
+    """Decisions on the effects or the responders of trials, a column for each active arm in order."""
     if design.interims is not None:
-        return _sequential(design, analysed)
-    rejected = _fixed(design, analysed[:, -1])
+        return _sequential(design, counts)
+    rejected = _fixed(design, counts)
     nothing = np.zeros(rejected.shape, bool)
     return Decisions(rejected, np.zeros(rejected.shape, np.int64), nothing, rejected)
 
@@ -58,16 +58,49 @@ def critical_values(design: Scenario) -> tuple[float, ...]:
     )
 
 
-def _fixed(design: Scenario, counts: np.ndarray) -> np.ndarray:
-    analysis, (control, active) = design.analysis, columns_of(design)
+def _p_values(design: Scenario, counts: Counts, look: int) -> np.ndarray:
+    """p [trials, comparisons] at a look."""
+    analysis = design.analysis
     assert analysis is not None
-    n = [arm.n for arm in design.arms]
-    tables = [(counts[:, arm], n[arm], counts[:, control], n[control]) for arm in active]
+    if counts.effects is not None:
+        return estimated.p_values(effects_at(counts, look), analysis.sided)
+    tables = _tables(design, counts, look)
+    return np.stack([p_values(analysis.test, *table, analysis.sided, analysis.margin) for table in tables], axis=1)
+
+
+def _z_values(design: Scenario, counts: Counts, look: int) -> np.ndarray:
+    """Standard normal statistics [trials, comparisons] at a look."""
+    analysis = design.analysis
+    assert analysis is not None
+    if counts.effects is not None:
+        return estimated.normal_z(effects_at(counts, look))
+    tables = _tables(design, counts, look)
+    return np.stack([z_values(analysis.test, *table, analysis.margin) for table in tables], axis=1)
+
+
+def effects_at(counts: Counts, look: int) -> estimated.Estimated:
+    """The effects at a look, each [trials, comparisons]."""
+    assert counts.effects is not None
+    return estimated.Estimated(*np.moveaxis(counts.effects[:, look], -1, 0))
+
+
+def _tables(design: Scenario, counts: Counts, look: int) -> list[tuple[np.ndarray, int, np.ndarray, int]]:
+    """Responders and patients of each active arm and of the control at a look."""
+    assert counts.analysed is not None
+    sizes, (control, active) = sizes_at_looks(design)[look], columns_of(design)
+    y, n = counts.analysed[:, look], sizes.tolist()
+    return [(y[:, arm], n[arm], y[:, control], n[control]) for arm in active]
+
+
+def _fixed(design: Scenario, counts: Counts) -> np.ndarray:
+    analysis = design.analysis
+    assert analysis is not None
     if analysis.test == "bayesian":
         prior = analysis.prior
+        tables = _tables(design, counts, -1)
         shown = [bayes.posterior_probability(*table, analysis.margin, prior.a, prior.b) for table in tables]
         return np.stack(shown, axis=1) > analysis.threshold
-    p = np.stack([p_values(analysis.test, *table, analysis.sided, analysis.margin) for table in tables], axis=1)
+    p = _p_values(design, counts, -1)
     if analysis.graph is not None:
         names, graph = design.active_arms, analysis.graph
         weights = np.array([graph.weights.get(name, 0.0) for name in names])
@@ -76,26 +109,24 @@ def _fixed(design: Scenario, counts: np.ndarray) -> np.ndarray:
     return multiplicity.METHODS[analysis.multiplicity](p, analysis.alpha)
 
 
-def _sequential(design: Scenario, analysed: np.ndarray) -> Decisions:
+def _sequential(design: Scenario, counts: Counts) -> Decisions:
     """Each comparison by itself: it ends at the first look that rejects or is futile, and at the last."""
-    analysis, interims, (control, active) = design.analysis, design.interims, columns_of(design)
+    analysis, interims = design.analysis, design.interims
     assert analysis is not None and interims is not None
-    sizes, critical = sizes_at_looks(design), critical_values(design)
+    critical = critical_values(design)
     levels = boundaries.nominal_levels(critical, analysis.sided)
-    shape = (len(analysed), len(active))
+    shape = _p_values(design, counts, 0).shape
     open_, open_ignoring = np.ones(shape, bool), np.ones(shape, bool)
     rejected, futile, ignoring = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, bool)
-    look = np.full(shape, len(sizes) - 1)
+    look = np.full(shape, len(levels) - 1)
     for k, t in enumerate(looks_of(design)):
-        tables = [(analysed[:, k, arm], int(sizes[k, arm]), analysed[:, k, control], int(sizes[k, control])) for arm in active]  # fmt: skip  # noqa: E501
-        p = [p_values(analysis.test, *table, analysis.sided, analysis.margin) for table in tables]
-        crossed = np.stack(p, axis=1) <= levels[k]
+        crossed = _p_values(design, counts, k) <= levels[k]
         ignoring |= open_ignoring & crossed
         open_ignoring &= ~crossed
         rejected |= open_ & crossed
         ends = open_ & crossed
         if interims.futility_below is not None and t < 1:
-            z = np.stack([z_values(analysis.test, *table, analysis.margin) for table in tables], axis=1)
+            z = _z_values(design, counts, k)
             hopeless = power_to_come(z, t, critical[-1], interims.futility) < interims.futility_below
             futile |= open_ & ~crossed & hopeless
             ends |= open_ & hopeless

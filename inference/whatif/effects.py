@@ -1,0 +1,166 @@
+"""The effect of each arm against the control from outcomes of patients, for many trials at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from inference.whatif import mantel_haenszel, survival
+from inference.whatif.ancova import ancova
+from inference.whatif.counts import sizes_at_looks
+from inference.whatif.decisions import columns_of
+from inference.whatif.estimated import Estimated, against
+from inference.whatif.logistic import logistic
+from inference.whatif.missing import multiple_imputation
+from inference.whatif.mmrm import mmrm
+from pkpd import outcomes
+from pkpd.estimands import Read, read
+from pkpd.trial import Visits
+
+if TYPE_CHECKING:
+    from pkpd.analysis import Analysis
+    from pkpd.planned import PlannedArm
+    from pkpd.scenario import Scenario
+
+
+class Patients(NamedTuple):
+    """Outcomes of patients, [.., patients] as they are simulated, [trials, patients, ..] once they are ``arranged``.
+
+    value [.., visits] where the endpoint is repeated; counts and failed have visits, and are there for imputation only.
+    """
+
+    value: np.ndarray
+    present: np.ndarray
+    log_baseline: np.ndarray
+    stratum: np.ndarray
+    event: np.ndarray | None = None
+    counts: np.ndarray | None = None
+    failed: np.ndarray | None = None
+
+
+def observed(design: Scenario, a: PlannedArm, v: Visits) -> Patients:
+    """What the analysis reads of the courses of patients, patients first."""
+    analysis = design.analysis
+    assert analysis is not None
+    r, until = read(v, analysis.estimand), design.visits_counted
+    stages = a.arm.protocol.stages if a.arm.protocol is not None else None
+    found = outcomes.outcome(analysis.endpoint, v, r, design.trial.visits_d, until, stages)
+    imputed = analysis.estimand.missing == "multiple-imputation"
+    return Patients(
+        value=np.moveaxis(found.value, -1, 0),
+        present=found.present,
+        log_baseline=np.log(np.asarray(v.baseline, np.float64)),
+        stratum=stratum(analysis, v),
+        event=found.event,
+        counts=r.counts[:until].T if imputed else None,
+        failed=r.failed[:until].T if imputed else None,
+    )
+
+
+def stratum(analysis: Analysis, v: Visits) -> np.ndarray:
+    """Number of each patient's stratum."""
+    found = np.zeros(v.baseline.shape, np.int64)
+    if analysis.strata is not None:
+        for values, limits in (
+            (v.baseline, analysis.strata.baseline_1e9_per_l),
+            (v.weight_kg, analysis.strata.weight_kg),
+        ):
+            found = found * (len(limits) + 1) + np.searchsorted(limits, np.asarray(values), side="right")
+    return found
+
+
+def arranged(parts: Sequence[Patients], n: int) -> Patients:
+    """Outcomes of consecutive tiles as [trials, patients of the arm, ..]."""
+    joined = [None if leaves[0] is None else np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
+    return Patients(*(None if leaf is None else leaf.reshape(-1, n, *leaf.shape[1:]) for leaf in joined))
+
+
+def effects(design: Scenario, arms: Sequence[Patients], seed: int, first: int) -> np.ndarray:
+    """What the analysis estimates, [trials, looks, comparisons, 4]: estimate, se, z against the margin, df.
+
+    ``arms``: outcomes of all arms in order; trials are numbered from ``first`` on. At a look the patients enrolled by
+    then take part, who are the first of each arm.
+    """
+    control, active = columns_of(design)
+    sizes = sizes_at_looks(design)
+    found = [
+        [np.stack(effect(design, arms[arm], arms[control], at[[arm, control]], seed, first), axis=1) for arm in active]
+        for at in sizes
+    ]
+    return np.moveaxis(np.array(found), 2, 0)
+
+
+def effect(
+    design: Scenario, treated: Patients, control: Patients, enrolled: np.ndarray, seed: int, first: int
+) -> Estimated:
+    """One arm against the control with the patients ``enrolled`` [2] of each."""
+    analysis = design.analysis
+    assert analysis is not None
+    both = Patients(*(None if a is None else np.concatenate([a, b], axis=1) for a, b in zip(treated, control)))  # noqa: B905
+    n = treated.value.shape[1]
+    place = np.arange(both.value.shape[1])
+    is_treated = place < n
+    among = {
+        "present": both.present & np.where(is_treated, place < enrolled[0], place - n < enrolled[1]),
+        "stratum": both.stratum if analysis.strata is not None else None,
+    }
+    if analysis.estimand.missing == "multiple-imputation":
+        return _imputed(design, both, is_treated, among, seed, first)
+    return _of_values(analysis, both.value, both, is_treated, among)
+
+
+def _of_values(
+    analysis: Analysis, value: np.ndarray, p: Patients, treated: np.ndarray, among: dict[str, Any]
+) -> Estimated:
+    covariates = p.log_baseline[..., None]
+    adjusted = covariates if "log_baseline" in analysis.covariates else None
+    good = analysis.endpoint in outcomes.GOOD_EVENTS
+    test, margin = analysis.test, analysis.margin
+    if test == "cochran-mantel-haenszel":
+        return mantel_haenszel.cochran_mantel_haenszel(value, treated, **among)
+    if test == "risk-difference":
+        return mantel_haenszel.risk_difference(value, treated, margin=margin, **among)
+    if test == "logistic":
+        return logistic(value, treated, covariates=adjusted, method="likelihood-ratio", **among)
+    if test == "log-rank":
+        return survival.logrank(value, p.event, treated, event_is_good=good, **among)
+    if test == "cox":
+        return survival.cox(value, p.event, treated, covariates=adjusted, event_is_good=good, **among)
+    if test == "ancova":
+        among = among | {"present": among["present"] & np.isfinite(value)}
+        return against(ancova(value, treated, covariates=covariates, **among), margin)
+    return against(mmrm(value, treated, covariates=covariates, **among), margin)
+
+
+def _imputed(
+    design: Scenario, p: Patients, treated: np.ndarray, among: dict[str, Any], seed: int, first: int
+) -> Estimated:
+    """The analysis over imputations of log counts."""
+    analysis, days = design.analysis, design.trial.visits_d
+    assert analysis is not None and p.counts is not None
+    trials = np.arange(first, first + len(p.value))
+    analyse = partial(_completed, analysis, p, treated, among, days[: design.visits_counted])
+    found = multiple_imputation(
+        analyse, np.log(p.counts), treated, seed=seed, trials=trials, present=among["present"],
+        covariates=p.log_baseline[..., None], imputations=analysis.estimand.imputations,
+    )  # fmt: skip
+    return against(found, analysis.margin)
+
+
+def _completed(
+    analysis: Analysis, p: Patients, treated: np.ndarray, among: dict[str, Any], days: Sequence[int], logs: np.ndarray
+) -> Estimated:
+    """The analysis of one completed data set, log counts [trials, patients, visits]."""
+    assert p.failed is not None
+    T, n, V = logs.shape
+
+    def flat(x: np.ndarray) -> np.ndarray:
+        return x.reshape(T * n, V).T
+
+    r, baseline = Read(flat(np.exp(logs)), flat(p.failed)), np.exp(p.log_baseline).reshape(-1)
+    value = outcomes.of_counts(analysis.endpoint, r, baseline, days).reshape(T, n)
+    estimated = _of_values(analysis, value, p, treated, among)
+    return against(estimated, 0.0) if analysis.margin else estimated

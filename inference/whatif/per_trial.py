@@ -1,0 +1,81 @@
+"""The table of single trials, a row each: what every arm counted, and what the analysis found and decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from inference.whatif import further
+from inference.whatif.characteristics import effect_of, estimated
+from inference.whatif.counts import Counts
+from inference.whatif.decisions import columns_of, decide
+from inference.whatif.runs import chunks, trials_of
+
+if TYPE_CHECKING:
+    from pkpd.scenario import Scenario
+
+FILE = "trials.parquet"
+ROWS = 50_000  # written at a time
+
+
+def write(path: Path, design: Scenario, counts: Counts, n_draws: int) -> None:
+    """The table of ``parts`` as one Parquet file; memory does not grow with the trials."""
+    writer: pq.ParquetWriter | None = None
+    try:
+        for part in parts(design, counts, n_draws):
+            rows = pa.Table.from_pandas(part, preserve_index=False)
+            writer = writer or pq.ParquetWriter(path, rows.schema)
+            writer.write_table(rows)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def parts(design: Scenario, counts: Counts, n_draws: int, rows: int = ROWS) -> Iterator[pd.DataFrame]:
+    """The table of single trials, so many rows at a time. Columns, in this order:
+
+    trial: number from 0. draw: number of the posterior draw that all patients of the trial follow; 0 without posterior.
+    ``ARM: ENDPOINT``: patients of the arm with the endpoint, for every arm and endpoint, at the end of the trial.
+    For every comparison of the analysis, each at the look that ended it, where those are the patients seen by then:
+    ``ARM: mean FURTHER``: mean (share) over its patients of what ``whatif.further`` names, nan where it is of nobody.
+    ``ARM vs CONTROL: risk_difference`` (or another effect, as the test estimates it), ``..: lower``, ``..: upper``: of
+    the analysis' endpoint, and the bounds of its interval at the analysis' confidence. ``..: rejected``: whether the
+    null was. ``..: look``: number of that look, from 1. ``..: futile``: whether it ended as futile; with interims only.
+    """
+    n_trials = len(next(iter(counts.by_arm.values())))
+    for chunk in chunks(n_trials, rows):
+        yield _rows(design, trials_of(counts, chunk), chunk.first, n_draws)
+
+
+def _rows(design: Scenario, counts: Counts, first: int, n_draws: int) -> pd.DataFrame:
+    n_trials = len(next(iter(counts.by_arm.values())))
+    trial = first + np.arange(n_trials, dtype=np.int32)
+    columns: dict[str, np.ndarray] = {"trial": trial, "draw": trial % np.int32(n_draws)}
+    for arm in design.arms:
+        for j, name in enumerate(counts.names):
+            columns[f"{arm.name}: {name}"] = counts.by_arm[arm.name][:, j].astype(np.int32)
+        if counts.sums is None or counts.numbers is None:
+            continue
+        for j, name in enumerate(further.names(design)):
+            of = counts.numbers[arm.name][:, j]
+            columns[f"{arm.name}: mean {name}"] = counts.sums[arm.name][:, j] / np.where(of > 0, of, np.nan)
+    if design.analysis is None:
+        return pd.DataFrame(columns)
+    found, (_, active) = decide(design, counts), columns_of(design)
+    for i, at in enumerate(active):
+        look = found.look[:, i]
+        figures = estimated(design, counts, i, look)
+        comparison = f"{design.arms[at].name} vs {design.analysis.control}"
+        for name, values in zip((effect_of(design.analysis), "lower", "upper"), figures, strict=True):
+            columns[f"{comparison}: {name}"] = values
+        columns[f"{comparison}: rejected"] = found.rejected[:, i]
+        columns[f"{comparison}: look"] = (look + 1).astype(np.int32)
+        if design.interims is not None:
+            columns[f"{comparison}: futile"] = found.futile[:, i]
+    return pd.DataFrame(columns)

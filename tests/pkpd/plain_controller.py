@@ -1,0 +1,179 @@
+"""A slow controller of one patient in plain Python, from the words of the protocol and of the design, section 2.4.
+
+It shares no code with ``pkpd``. It is told what only chance decides (on which day each visit took place, whether it was
+missed, the observed counts, at which visit the patient dropped out or was rescued) and says the rest: the dose before
+each visit, interruption, stop, stage, relapse, why the patient left, and the endpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Patient:
+    ladder: list[float]
+    level: int
+    on: bool = True
+    interrupted: bool = False
+    stopped: bool = False
+    changed_on: int = 0
+    top_since: int | None = None
+    stage: int = 0
+    relapsed: bool = False
+    rescued: bool = False
+    left: str = ""
+    last_count: float = 0.0
+    visits: list[dict] = field(default_factory=list)
+
+    def start(self, ladder: list[float], dose: float, day: int) -> None:
+        self.ladder, self.level = ladder, ladder.index(dose)
+        self.on, self.interrupted, self.stopped = True, False, False
+        self.changed_on = day
+        self.top_since = day if self.at_top() else None
+
+    def at_top(self) -> bool:
+        return self.level == len(self.ladder) - 1 and not self.interrupted and not self.stopped
+
+    def dose(self) -> float:
+        return 0.0 if not self.on or self.interrupted or self.stopped else self.ladder[self.level]
+
+
+def usual(p: Patient, rule: dict, count: float, day: int) -> str | None:
+    """Action of the usual rule, in its printed order."""
+    low = rule["up_below"]
+    if p.at_top() and count >= low:
+        p.top_since = day
+    if p.at_top() and count < low and day - p.top_since >= rule["stop_after_d"]:
+        return "stop"
+    if not p.interrupted and count > rule["hold_above"]:
+        return "interrupt"
+    if p.interrupted and count < rule["resume_below"]:
+        return "resume_lower"
+    if not p.interrupted and count > rule["down_above"]:
+        return "down"
+    waited = day - p.changed_on >= rule["up_min_days_since_change"]
+    if not p.interrupted and count < low and day % rule["up_every_d"] == 0 and waited:
+        return "up"
+    return None
+
+
+def taper(p: Patient, rule: dict, count: float, day: int) -> str | None:
+    """Action of a table with the one row: one level down after some days, from the lowest stop."""
+    if p.at_top():
+        p.top_since = day  # no row asks for a spell, so none is kept
+    (row,) = rule["bands"]
+    if not p.interrupted and count > row["above"] and day - p.changed_on >= row["min_days_since_change"]:
+        return "down_or_stop"
+    return None
+
+
+def act(p: Patient, action: str | None, day: int) -> None:
+    before = (p.level, p.interrupted, p.stopped)
+    was_top = p.at_top()
+    if action == "stop" or (action == "down_or_stop" and p.level == 0):
+        p.stopped, p.interrupted = True, False
+    elif action == "interrupt":
+        p.interrupted = True
+    elif action in ("resume_lower", "down", "down_or_stop"):
+        p.level = max(p.level - 1, 0)
+        p.interrupted = p.interrupted and action != "resume_lower"
+    elif action == "up":
+        p.level = min(p.level + 1, len(p.ladder) - 1)
+    if (p.level, p.interrupted, p.stopped) != before:
+        p.changed_on = day
+    if not p.at_top():
+        p.top_since = None
+    elif not was_top:
+        p.top_since = day
+
+
+def course(design: dict, arm: dict, baseline: float, seen: dict) -> list[dict]:
+    """What is recorded of each visit. ``seen``: lists by visit of day, missed, count, drops_out and rescue."""
+    rules = design["titration"]
+    stages = design["stages"]
+    rule = rules[arm["titration"]]
+    patient = Patient(rule["levels_mg"], 0, last_count=baseline)
+    placebo = arm["drug"] == "placebo"
+    patient.start(rule["levels_mg"], arm.get("start_dose_mg", rule["levels_mg"][0]), 0)
+    nominal = design["visits_d"]
+    for v in range(len(nominal)):
+        day, stage = seen["day"][v], stages[patient.stage]
+        inside = not patient.left
+        row = {
+            "stage": patient.stage,
+            "dose_mg": 0.0 if placebo or not inside else patient.dose(),
+            "interrupted": patient.interrupted,
+            "stopped": patient.stopped,
+        }
+        count = None
+        if inside and seen["drops_out"][v]:
+            patient.left = "dropped out"
+        if not patient.left and not seen["missed"][v]:
+            count = patient.last_count = seen["count"][v]
+            patient.rescued |= seen["rescue"][v]
+        row["observed"] = count is not None
+        dropped = bool(patient.left)
+
+        limit = stage.get("relapse_below_1e9_per_l")
+        if count is not None and not patient.on and limit and not patient.relapsed and count < limit:
+            patient.relapsed = True
+            if stage["at_relapse"] == "restart":
+                patient.on, patient.stopped, patient.interrupted, patient.changed_on = True, False, False, day
+                patient.top_since = None
+            elif stage["at_relapse"] == "leave":
+                patient.left = "relapsed"
+
+        started = False
+        ends = nominal[v] == stage["until_d"] and patient.stage + 1 < len(stages)
+        if ends and not patient.left:
+            coming = stages[patient.stage + 1]
+            own = coming.get("arms", {}).get(arm["name"], {})
+            responds = patient.last_count >= 50 and not patient.rescued
+            meant = {"all": True, "responders": responds, "non-responders": not responds}[coming.get("who", "all")]
+            if not meant and coming.get("others", "leave") == "leave":
+                patient.left = "not eligible for a stage"
+            else:
+                patient.stage += 1
+                if "drug" in own:
+                    placebo = own["drug"] == "placebo"
+                name = own.get("titration", coming.get("titration"))
+                rule = rules[name] if name else rule
+                dose = own.get("start_dose_mg", coming.get("start_dose_mg"))
+                if not meant or own.get("treatment", coming.get("treatment", "on")) == "off":
+                    patient.on = False
+                elif dose is not None:
+                    patient.start(rule["levels_mg"], dose, day)
+                    started = True
+        if count is not None and not patient.left and patient.on and not started and not patient.stopped:
+            decide = taper if "bands" in rule else usual
+            act(patient, decide(patient, rule, count, day), day)
+        row |= {"rescued": patient.rescued, "relapsed": patient.relapsed, "reason": patient.left, "dropped": dropped}
+        row["count"] = count
+        patient.visits.append(row)
+    return patient.visits
+
+
+def endpoints(visits: list[dict], days: list[int], baseline: float, landmark: int) -> dict[str, object]:
+    """The reported events within the landmark's visit, and durations of response over all visits."""
+    responds = [v["count"] is not None and v["count"] >= 50 and not v["rescued"] for v in visits]
+    low = [
+        v["count"] is not None and v["count"] >= 30 and v["count"] >= 2 * baseline and not v["rescued"] for v in visits
+    ]
+    within = responds[: landmark + 1]
+    runs, length = [], 0
+    for i, now in enumerate(responds):
+        length = length + days[i] - days[i - 1] if now and i and responds[i - 1] else 0
+        runs.append(length)
+    total = sum(days[i] - days[i - 1] for i in range(1, len(days)) if responds[i] and responds[i - 1])
+    first = [d for d, now in zip(days, responds, strict=True) if now]
+    return {
+        "landmark": within[-1],
+        "any": any(within),
+        "75%": sum(within) * 4 >= 3 * len(within),
+        "30 and doubled": any(low[: landmark + 1]),
+        "rescue": visits[landmark]["rescued"],
+        "longest_d": max(runs),
+        "total_d": total,
+        "first_d": first[0] if first else None,
+    }
