@@ -152,7 +152,7 @@ def _of_response_and_overshoot(
     made: Made = {}
     days, colours = np.array(design.trial.visits_d), plots_trial.palette(arms)
     for i, a in enumerate(arms[:MOST_SWIMMERS], 1):
-        shown = f"{min(plots_swimmers.SWIMMERS, a.patients)} virtual patients of {a.name}, one a row: doses, responses, rescue and dropout"
+        shown = f"{min(plots_swimmers.SWIMMERS, a.patients)} virtual patients of {a.name}: doses, responses and events"
         made[f"swimmers-{i}"] = plots_swimmers.swimmers(a, days, colours[a.drug]), shown
     said = [f"{r['arm']}: {100 * r['response']:.0f}% against {100 * r['above_250']:.0f}%" for r in overshoot]
     drawn = plots_trial.overshoot(overshoot, words(design.endpoint_names[0]))
