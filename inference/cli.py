@@ -133,6 +133,10 @@ def trial(
             metavar="ADDRESS", help="Dask scheduler whose workers simulate, as tcp://host:8786. Without: here."
         ),
     ] = None,
+    dataset: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Write trial N (from 0) to --out as a data set with NONMEM's columns."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run of --out.")] = False,
     force: Force = False,
 ) -> None:
@@ -141,7 +145,7 @@ def trial(
 
     run(
         scenario, settings=set_ or [], posterior=posterior, out=out, null=null, seed=seed, engine=engine.value,
-        scheduler=scheduler, resume=resume, force=force,
+        scheduler=scheduler, dataset=dataset, resume=resume, force=force,
     )  # fmt: skip
 
 

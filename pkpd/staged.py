@@ -73,7 +73,7 @@ def course(
         *(random.uniform(keys, days, purpose, dtype=dtype) for purpose in ("rescue", "dropout")),
     )
 
-    def segment(loop: tuple, xs: tuple) -> tuple[tuple, None]:
+    def segment(loop: tuple, xs: tuple) -> tuple[tuple, Array]:
         y, s, record = loop
         before, end, v = xs
         s, taken_mg, dose_nmol = _doses(protocol, s, p, keys, before)
@@ -93,13 +93,13 @@ def course(
             return s, {name: x.at[v].set(jnp.where(here, seen[name], x[v])) for name, x in record.items()}
 
         s, record = lax.cond(v >= 0, visited, lambda s, record: (s, record), s, record)
-        return (y, s, record), None
+        return (y, s, record), taken_mg
 
     s = _start(protocol, p, move, n, dtype)
     ends = jnp.asarray(protocol.ends, jnp.int32)
     segments = (jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]]), ends, jnp.asarray(protocol.visit, jnp.int32))
     record = {name: jnp.zeros((days.shape[0], n), kind) for name, kind in _recorded(dtype).items()}
-    (_, _, record), _ = lax.scan(segment, (move.start, s, record), segments)
+    (_, _, record), segment_mg = lax.scan(segment, (move.start, s, record), segments)
     ng_per_ml = pharmacokinetics.ng_per_ml(jnp.ones((), dtype), p.molar_mass_g_per_mol)
     for name in ("cmax_ng_per_ml", "auc_ng_h_per_ml", "trough_ng_per_ml"):
         record[name] = record[name] * ng_per_ml
@@ -107,6 +107,7 @@ def course(
     return trial.Visits(
         **record,
         visit_d=visit_d,
+        segment_mg=segment_mg,
         immune_log_activity=omega,
         baseline=p.baseline_platelets_1e9_per_l,
         weight_kg=patients.weight_kg,

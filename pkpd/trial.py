@@ -70,7 +70,7 @@ class Visits(NamedTuple):
     the rescue on. dropped: True from the first visit after the patient left on, with observed counts NaN. trough: at
     the visit. The fields after ``failed`` are those of an arm with a protocol: day on which the visit takes place,
     whether it was missed, index of the stage that ends with it, dose taken since the last visit in all, whether the
-    patient had relapsed, and code of ``protocol.REASONS``.
+    patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment.
     """
 
     platelets_true: Array
@@ -94,6 +94,7 @@ class Visits(NamedTuple):
     taken_mg: Array | None = None
     relapsed: Array | None = None
     reason: Array | None = None
+    segment_mg: Array | None = None  # [segments, patients]
 
 
 def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:

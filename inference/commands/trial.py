@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,6 +16,9 @@ from inference.progress import bars
 from inference.startup import start_jax
 from inference.store import check_run
 from pkpd.errors import InputError
+
+if TYPE_CHECKING:
+    from pkpd.scenario import Scenario
 
 DIGITS = "%.10g"
 
@@ -30,10 +33,13 @@ def run(
     seed: int,
     engine: str,
     scheduler: str | None,
+    dataset: int | None,
     resume: bool,
     force: bool,
 ) -> None:
     """Simulates the trials of a scenario, prints their summary, and writes it if ``out`` is given.
+
+    ``dataset``: number of a trial that is written as a data set with NONMEM's columns.
 
     What was simulated for ``out`` is kept until then, and an interrupted run goes on from there with ``resume``.
     """
@@ -42,6 +48,8 @@ def run(
     design = load_scenario(scenario, settings)
     if posterior is not None:
         check_run(posterior)
+    if out is None and dataset is not None:
+        raise InputError("--dataset: a data set is written to the folder of --out; legal: with --out")
     if out is None and resume:
         raise InputError(
             "--resume: nothing is kept of a run without --out; legal: with the --out of the unfinished run"
@@ -68,6 +76,10 @@ def run(
                 table = run_trial(design, progress=progress, folder=folder, **options)
             output.write_text(folder / "summary.csv", table.to_csv(index=False, float_format=DIGITS))
             write_manifest(folder, "trial", seed, {}, made_with)
+            if dataset is not None:
+                _write_dataset(
+                    folder, design, dataset, **{k: options[k] for k in ("posterior", "seed", "engine", "null")}
+                )
             trial_report(folder, design, table, posterior, seed, engine, null)
     except (KeyboardInterrupt, InputError):
         if output.has_checkpoint(output.staging_of(out)):
@@ -76,6 +88,19 @@ def run(
     checkpoint.finish(out / output.CHECKPOINT)
     _show(title, table)
     say(f"{out / 'summary.csv'}: {len(table)} rows")
+
+
+def _write_dataset(
+    folder: Path, design: Scenario, number: int, *, posterior: Path | None, seed: int, engine: str, null: bool
+) -> None:
+    from inference.trials import posterior_draws
+    from inference.whatif.dataset import MISSING, dataset
+    from inference.whatif.null import under_null
+
+    draws = posterior_draws(posterior, min(design.trial.posterior_draws, design.trial.n_trials))
+    rows = dataset(under_null(design) if null else design, draws, number, seed, engine)
+    text = rows.to_csv(index=False, na_rep=MISSING, float_format="%.10g")
+    output.write_text(folder / f"trial-{number}.csv", text)
 
 
 def _show(title: str, table: pd.DataFrame) -> None:

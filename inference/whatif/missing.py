@@ -178,6 +178,6 @@ def _numbers(
     """
     T = len(trials)
     keys = random.patient_keys(random.root(seed), np.full(T, imputation), trials, np.full(T, PURPOSE + turn))
-    drawn = [random.generator(key) for key in jax.device_put(keys, jax.devices("cpu")[0])]
+    drawn = [np.random.default_rng(words) for words in np.asarray(jax.random.key_data(keys))]  # as random.generator
     z, u = np.stack([g.standard_normal((V, 2, p)) for g in drawn]), np.stack([g.random((V, 2)) for g in drawn])
     return z, u, np.stack([g.standard_normal((n, V)) for g in drawn])

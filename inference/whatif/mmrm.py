@@ -33,7 +33,7 @@ def mmrm(
     df: satterthwaite, from the expected information of the covariance; between, patients less columns, as for an
     unstructured covariance in SAS's between-within method. With nobody missing the two are equal and the answer is
     that of ancova at the visit, which is exact. A trial is not estimable where a visit lacks an arm or a stratum that
-    others have, or there are too few patients for the covariance (fewer than columns and visits together).
+    others have, or the likelihood of the covariance has no maximum, as with too few patients.
     """
     if df not in DEGREES:
         raise ValueError(f"df {df!r}; legal: {', '.join(DEGREES)}")
@@ -85,6 +85,10 @@ def _incomplete(
         return estimate, se, degrees
     s = reml.sums(X[at], y[at], seen[at])
     _, state, converged = reml.fit(s)
+    if not converged.any():
+        return estimate, se, degrees
+    at = at[converged]
+    s, state = reml.Sums(*(x[converged] for x in s)), reml.State(*(x[converged] for x in state))
     cov = state.covariance.reshape(len(at), len(c), q, len(c), q)
     u = np.einsum("tviw,w->tvi", cov[..., -1], c)
     variance = u[..., -1] @ c
@@ -92,8 +96,7 @@ def _incomplete(
         degrees[at] = seen[at].any(-1).sum(1) - rank[at]
     else:
         degrees[at] = _satterthwaite(s, state, u, variance)
-    estimate[at] = np.where(converged, state.B[..., -1] @ c, np.nan)
-    se[at] = np.where(converged, np.sqrt(np.maximum(variance, 0)), np.inf)
+    estimate[at], se[at] = state.B[..., -1] @ c, np.sqrt(variance)
     return estimate, se, degrees
 
 

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-ITERATIONS = 100
-DECREMENT = 1e-13  # of the log likelihood still to gain, at which an iteration ends
+QUICK, ITERATIONS = 15, 60  # at most, of the two kinds in ``fit``
+NEAR = 0.5  # of the log likelihood still to gain, below which Newton's method takes over from Fisher's
+BOUNDARY = 1e-6  # smallest eigenvalue of the correlations, below which the likelihood is taken to have no maximum
+DECREMENT = 1e-12  # of the log likelihood still to gain, at which an iteration ends
 
 
 class Sums(NamedTuple):
@@ -28,7 +30,8 @@ class Sums(NamedTuple):
 
 class State(NamedTuple):
     """At a Sigma [T, V, V]: its log likelihood [T] to a constant, W [T, P, V, V], B [T, V, q] and its covariance
-    [T, Vq, Vq], the gradient [T, V, V] and Cx = sum of x' cov(B) x over a pattern's patients [T, P, V, V]."""
+    [T, Vq, Vq], the gradient [T, V, V]; of a pattern's patients, with residuals r, Cx = sum of x' cov(B) x and
+    R = sum of r r' [T, P, V, V], and Rx = sum of r x' [T, P, V, q]."""
 
     log_likelihood: np.ndarray
     W: np.ndarray
@@ -36,6 +39,8 @@ class State(NamedTuple):
     covariance: np.ndarray
     gradient: np.ndarray
     Cx: np.ndarray
+    R: np.ndarray
+    Rx: np.ndarray
 
 
 def sums(X: np.ndarray, y: np.ndarray, seen: np.ndarray) -> Sums:
@@ -81,28 +86,50 @@ def evaluate(s: Sums, Sigma: np.ndarray) -> State:
     Cx = (s.xx.reshape(T, P, q * q) @ blocks).reshape(T, P, V, V)
     value = (s.n * np.linalg.slogdet(padded)[1]).sum(1) + np.linalg.slogdet(A)[1] + (W * R).sum((1, 2, 3))
     gradient = (W @ (R + Cx) @ W - s.n[..., None, None] * W).sum(1) / 2
-    return State(-value / 2, W, B, covariance, gradient, Cx)
+    Rx = s.xy.swapaxes(-1, -2) - B[:, None] @ s.xx
+    return State(-value / 2, W, B, covariance, gradient, Cx, R, Rx)
 
 
 def fit(s: Sums) -> tuple[np.ndarray, State, np.ndarray]:
     """Sigma [T, V, V] of largest restricted likelihood, the state there, and whether it was found [T].
 
-    Fisher scoring with an information that leaves out terms of the order of columns over patients (exact when nobody
-    is missing), each step halved until Sigma is positive definite and the likelihood no smaller.
+    The first steps leave terms of the order of columns over patients out of the information, which are none when
+    nobody is missing; trials that they do not finish, as with few patients and many missing, go on with all terms.
     """
-    V = s.seen.shape[-1]
+    Sigma, state, converged = _climb(s, _start(s), False, QUICK)
+    rest = ~converged
+    if rest.any():
+        Sigma[rest], more, converged[rest] = _climb(Sums(*(x[rest] for x in s)), Sigma[rest], True, ITERATIONS)
+        for whole, part in zip(state, more, strict=True):
+            whole[rest] = part
+    return Sigma, state, converged & _positive(Sigma, BOUNDARY)
+
+
+def _climb(s: Sums, Sigma: np.ndarray, exact: bool, iterations: int) -> tuple[np.ndarray, State, np.ndarray]:
+    """Fisher scoring far from the maximum and Newton's method near it, from Sigma.
+
+    Steps are halved until Sigma is positive definite and the likelihood no smaller.
+    """
+    T, V = len(s.n), s.seen.shape[-1]
     duplication = _duplication(V)
-    Sigma = _start(s)
-    state, converged, size = evaluate(s, Sigma), np.zeros(len(Sigma), bool), np.ones(len(Sigma))
-    direction = np.zeros(Sigma.shape)
-    fresh = np.ones(len(Sigma), bool)  # the direction is to be computed anew
-    for _ in range(ITERATIONS):
-        H = s.n[..., None, None] * state.W - state.W @ state.Cx @ state.W
-        information = _symmetric(_outer(H, state.W) + _outer(state.W, H), duplication) / 4
-        g = (state.gradient.reshape(len(Sigma), -1) @ duplication)[..., None]
-        delta = (duplication @ np.linalg.pinv(information, hermitian=True) @ g).reshape(Sigma.shape)
-        direction = np.where(fresh[:, None, None], delta, direction)
-        converged |= fresh & ((delta * state.gradient).sum((1, 2)) < DECREMENT)
+    state, converged, size = evaluate(s, Sigma), np.zeros(T, bool), np.ones(T)
+    direction, near = np.zeros(Sigma.shape), np.zeros(T, bool)
+    fresh = np.ones(T, bool)  # the direction is to be computed anew
+    for _ in range(iterations):
+        if exact:
+            information = expected_information(s, state)
+        else:
+            H = s.n[..., None, None] * state.W - state.W @ state.Cx @ state.W
+            information = _symmetric(_outer(H, state.W), duplication) / 2
+        newton = 2 * _average_information(state, duplication) - information
+        g = state.gradient.reshape(T, -1) @ duplication
+        x = _ascent(np.where(near[:, None, None], newton, information), g)
+        uphill = (x * g).sum(1) > 0
+        x = np.where(uphill[:, None], x, _ascent(information, g)) if not uphill.all() else x
+        decrement = (x * g).sum(1)
+        direction = np.where(fresh[:, None, None], (x @ duplication.T).reshape(Sigma.shape), direction)
+        converged |= fresh & (decrement < DECREMENT)
+        near = decrement < NEAR
         size = np.where(fresh, 1.0, size / 2)
         if (converged | (size < 1e-6)).all():
             break
@@ -117,6 +144,22 @@ def fit(s: Sums) -> tuple[np.ndarray, State, np.ndarray]:
     return Sigma, state, converged
 
 
+def _ascent(information: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """information^-1 g, for matrices that may be singular."""
+    return (np.linalg.pinv(information, hermitian=True) @ g[..., None])[..., 0]
+
+
+def _average_information(state: State, duplication: np.ndarray) -> np.ndarray:
+    """y' P E_k P E_l P y/2 [T, m, m], the mean of the observed and the expected information (Gilmour et al. 1995)."""
+    W, Wx = state.W, state.W @ state.Rx
+    T, P, V, q = Wx.shape
+    first = _symmetric(_outer(W @ state.R @ W, W), duplication)
+    # X' W E_k W r summed over patients: of (visit, column) by element of Sigma
+    moved = W.reshape(T, P, V * V).swapaxes(1, 2) @ Wx.reshape(T, P, V * q)
+    moved = moved.reshape(T, V, V, V, q).transpose(0, 1, 4, 2, 3).reshape(T, V * q, V * V) @ duplication
+    return (first - moved.swapaxes(1, 2) @ state.covariance @ moved) / 2
+
+
 def expected_information(s: Sums, state: State) -> np.ndarray:
     """Expected information [T, m, m] of the m = V (V + 1)/2 elements of Sigma under restricted likelihood.
 
@@ -126,13 +169,14 @@ def expected_information(s: Sums, state: State) -> np.ndarray:
     duplication = _duplication(V)
     W, shrunk = state.W, state.W @ state.Cx @ state.W
     H = s.n[..., None, None] * W - 2 * shrunk
-    first = _symmetric(_outer(H, W) + _outer(W, H), duplication) / 2
+    first = _symmetric(_outer(H, W), duplication)
     # W E_k W of each pattern [T, P, V, V, V V], then of each element k of Sigma
     m = duplication.shape[1]
     moved = np.einsum("tpva,tpbw->tpvwab", W, W, optimize=True).reshape(T, P, V * V, V * V) @ duplication
     K = moved.transpose(0, 3, 2, 1).reshape(T, m * V * V, P) @ s.xx.reshape(T, P, q * q)
     K = K.reshape(T, m, V, V, q, q).transpose(0, 1, 2, 4, 3, 5).reshape(T, m, V * q, V * q)
-    root = np.linalg.cholesky(state.covariance)[:, None]
+    values, vectors = np.linalg.eigh(state.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))[:, None, :])[:, None]
     K = (root.swapaxes(-1, -2) @ K @ root).reshape(T, m, -1)
     return (first + K @ K.swapaxes(-1, -2)) / 2
 

@@ -1,0 +1,94 @@
+"""One simulated trial as a data set that NONMEM, Monolix, nlmixr2 or Stan read, to be analysed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from pkpd.errors import InputError
+from pkpd.planned import PlannedArm, planned_arms
+from pkpd.trial import Visits
+
+if TYPE_CHECKING:
+    from pkpd.scenario import Scenario
+
+COLUMNS = (
+    "ID", "TIME", "AMT", "II", "ADDL", "EVID", "DV", "MDV", "ARM", "VISIT", "DOSE", "RESCUED", "BLPLT", "WT",
+)  # fmt: skip
+MISSING = "."  # as NONMEM has it
+HOURS_A_DAY = 24
+
+
+def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed: int, engine: str) -> pd.DataFrame:
+    """Trial ``number`` (from 0) of a run as records in the order of patient and time.
+
+    ID: number of the patient from 1. TIME: hours from the first dose; a count at the time of a dose comes before it.
+    AMT: mg, of doses (EVID 1) with II hours between ADDL more of them. DV: observed count, 1e9/L (EVID 0); MDV 1 where
+    a visit has none. ARM: number of the arm from 1. VISIT: number of the visit, 0 at baseline. DOSE: mg prescribed
+    before the visit. RESCUED: 1 from the visit of the rescue on. BLPLT: baseline count. WT: kg. nan is written as ".".
+    InputError where the run has no such trial.
+    """
+    from inference.trials import courses
+
+    design.need_patients()
+    if not 0 <= number < design.trial.n_trials:
+        raise InputError(f"--dataset {number}: no such trial; legal: from 0 to {design.trial.n_trials - 1}")
+    parts = []
+    for index, a in enumerate(planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32), start=1):
+        first = a.first_patient + 1
+        for _, _, v in courses(design, a, draws, 1, seed, engine, number):
+            parts.append(_records(design, a, v, first).assign(ARM=index))
+            first += v.baseline.shape[0]
+    whole = pd.concat(parts, ignore_index=True)
+    return whole.sort_values(["ID", "TIME", "EVID"], kind="stable", ignore_index=True)[list(COLUMNS)]
+
+
+def _records(design: Scenario, a: PlannedArm, v: Visits, first: int) -> pd.DataFrame:
+    """Counts and doses of the patients of a tile."""
+    ids = first + np.arange(v.baseline.shape[0])
+    same = {"BLPLT": np.asarray(v.baseline, np.float64), "WT": np.asarray(v.weight_kg, np.float64)}
+    whole = pd.concat([_counts(design, v, ids), _doses(design, a, v, ids)], ignore_index=True)
+    patient = whole["ID"].to_numpy() - first
+    return whole.assign(**{name: values[patient] for name, values in same.items()})
+
+
+def _counts(design: Scenario, v: Visits, ids: np.ndarray) -> pd.DataFrame:
+    """The baseline and every visit until the patient leaves, patient by patient."""
+    days = np.broadcast_to(np.asarray(design.trial.visits_d)[:, None], v.dose_mg.shape)
+    day = np.concatenate([np.zeros((1, len(ids))), days if v.visit_d is None else np.asarray(v.visit_d)])
+    count = np.concatenate([np.asarray(v.baseline)[None], np.asarray(v.platelets_observed)]).astype(np.float64)
+    zero = np.zeros((1, len(ids)))
+    kept = np.concatenate([np.ones((1, len(ids)), bool), ~np.asarray(v.dropped)])
+    visit = np.broadcast_to(np.arange(len(count))[:, None], count.shape)
+    columns = {
+        "ID": np.broadcast_to(ids, count.shape), "TIME": day * HOURS_A_DAY, "DV": count, "MDV": np.isnan(count) * 1,
+        "VISIT": visit, "DOSE": np.concatenate([zero, v.dose_mg]), "RESCUED": np.concatenate([zero, v.rescued]),
+    }  # fmt: skip
+    rows = pd.DataFrame({name: values[kept] for name, values in columns.items()})
+    return rows.assign(EVID=0, AMT=np.nan, II=np.nan, ADDL=np.nan)
+
+
+def _doses(design: Scenario, a: PlannedArm, v: Visits, ids: np.ndarray) -> pd.DataFrame:
+    """A record for each stretch of equal daily doses, as taken (a meal changes what is absorbed of them)."""
+    if a.arm.protocol is None:
+        ends, mg = np.asarray(design.trial.visits_d), np.asarray(v.dose_mg)
+    else:
+        assert v.segment_mg is not None
+        ends, mg = np.asarray(a.arm.protocol.ends), np.asarray(v.segment_mg)
+    starts = np.concatenate([[0], ends[:-1]])
+    new = np.concatenate([np.ones((1, len(ids)), bool), mg[1:] != mg[:-1]])
+    rows = []
+    for i, person in enumerate(ids):
+        begins = np.flatnonzero(new[:, i])
+        last = np.concatenate([ends[begins[1:] - 1], ends[-1:]])
+        days = last - starts[begins]
+        for k, segment in enumerate(begins):
+            if mg[segment, i] > 0:
+                rows.append((person, float(starts[segment] * HOURS_A_DAY), float(mg[segment, i]), int(days[k]) - 1))
+    found = pd.DataFrame(rows, columns=["ID", "TIME", "AMT", "ADDL"]).astype(np.float64).astype({"ID": ids.dtype})
+    fixed = {"II": HOURS_A_DAY, "EVID": 1, "DV": np.nan, "MDV": 1, "VISIT": np.nan, "DOSE": np.nan, "RESCUED": np.nan}
+    return found.assign(**fixed)
