@@ -107,6 +107,6 @@ def _show(title: str, table: pd.DataFrame) -> None:
     """The table but for the quantiles over trials, which ``summary.csv`` has; with design and numbers in the title."""
     rows = table[~table["quantity"].str.contains(r"_q[0-9.]+$")]
     columns = ["comparison", "quantity", "estimate", "mc_se", "lower", "upper"]
-    n_trials, n_draws = table["n_trials"].iloc[0], table["n_draws"].iloc[0]
+    n_trials, n_draws = (int(table[name].iloc[0]) for name in ("n_trials", "n_draws"))
     full = f"{title}: {table['design'].iloc[0]}, {n_trials:,} trials, {n_draws:,} population draw{'s' * (n_draws > 1)}"
     show_table(full, columns, rows[columns].itertuples(index=False))
