@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 ACTIONS = {
     "stop": "#7A1F1F", "interrupt": "#C8553D", "down": "#E3A857", "resume": "#9DB8D9", "resume_lower": "#9DB8D9",
-    "up": "#4C9F8B",
+    "up": "#4C9F8B", "down_or_stop": "#B07C2E",
 }  # fmt: skip
 REJECTED, FUTILE, NEITHER = "#0072B2", "#D55E00", "#D6D6D6"
 WEEKS_FROM_D = 28  # a calendar this long or longer is shown in weeks
 MOST_TICKS = 9
-NARROW = 0.24  # share of the calendar in which a label does not fit
+NARROW = 0.09  # share of the calendar in which a label does not fit
 WRAP = 30  # characters of a line
 LEGEND = 130  # characters side by side, those for a marker included
 
@@ -87,9 +87,10 @@ def schematic(
     arms, last = list(sizes), max(stage.last_d for stage in stages)
     colours, unit = labels.arm_colours(arms), calendar(last)
     with plots.style():
-        fig = plots.figure(1.75 + 0.62 * len(arms))
+        fig = plots.figure(1.9 + 0.66 * len(arms))
         ax = fig.subplots()
         end = float(unit.of(last))
+        common = all(set(stage.labels) == set(arms) for stage in stages)
         for lane, arm in enumerate(arms):
             own = sorted((s for s in stages if arm in s.labels), key=lambda s: s.first_d)
             for place, stage in enumerate(own):
@@ -97,21 +98,25 @@ def schematic(
                 shade = (0.34, 0.16, 0.24)[place % 3]
                 ax.barh(lane, width, 0.66, first, color=colours[arm], alpha=shade, lw=0)
                 ax.barh(lane, width, 0.66, first, color="none", ec=colours[arm], lw=1)
-                text = stage.labels[arm] if len(own) == 1 else f"{stage.name}: {stage.labels[arm]}"
-                if width > NARROW * end:
-                    lines = wrapped(text, int(90 * width / end))
-                    ax.annotate(lines, (first + width / 2, lane), va="center", ha="center", fontsize=9)
+                text = stage.labels[arm] if common or len(own) == 1 else f"{stage.name}: {stage.labels[arm]}"
+                lines = wrapped(text, max(8, int(105 * width / end)))
+                if lines.count("\n") < 3 and width > NARROW * end:
+                    small = 9 if "\n" not in lines else 7.5
+                    ax.annotate(lines, (first + width / 2, lane), va="center", ha="center", fontsize=small)
                 else:
                     ax.annotate(text, (first, lane - 0.36), va="bottom", ha="left", fontsize=7.5, xytext=(2, 0),
                                 textcoords="offset points")  # fmt: skip
+        for stage in stages if common and len(stages) > 1 else ():
+            ax.annotate(stage.name, (unit.of(stage.first_d + stage.last_d) / 2, -0.52), ha="center", va="center",
+                        fontsize=9, fontweight="bold")  # fmt: skip
         visits = len(arms)
         ax.plot(unit.of(visits_d), np.full(len(visits_d), visits), "|", color="black", ms=11, mew=1.4)
         ax.vlines(unit.of(visits_d), -0.5, visits - 0.3, color="#333333", lw=0.5, alpha=0.25)
-        _landmark(ax, 0.0, entry, "left", -0.72)
+        _landmark(ax, 0.0, entry, "left", -0.9)
         if endpoint is not None:
-            _landmark(ax, float(unit.of(endpoint[0])), endpoint[1], "right", -1.12)
+            _landmark(ax, float(unit.of(endpoint[0])), endpoint[1], "right", -1.3)
         ax.set_yticks(range(len(arms) + 1), [*(f"{wrapped(arm)}\nn = {n}" for arm, n in sizes.items()), "visits"])
-        ax.set_ylim(visits + 0.25, -1.4)
+        ax.set_ylim(visits + 0.25, -1.6)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         ax.grid(visible=False)

@@ -73,6 +73,7 @@ MARKS: dict[str, dict[str, Any]] = {
     "response": {"marker": "o", "color": RESPONSE, "ms": 3.4, "lw": 0, "mec": "white", "mew": 0.5},
     "rescue": {"marker": "^", "color": RESCUE, "ms": 5.5, "lw": 0, "mec": "white", "mew": 0.5},
     "stop": {"marker": "X", "color": "black", "ms": 5.5, "lw": 0, "mec": "white", "mew": 0.5},
+    "relapse": {"marker": "v", "color": "#E08A00", "ms": 5.5, "lw": 0, "mec": "white", "mew": 0.5},
     "left the trial": {"marker": ">", "color": "#555555", "ms": 5, "lw": 0},
 }
 
@@ -95,7 +96,13 @@ def _events(c: Courses) -> dict[str, np.ndarray]:
         return x & ~np.concatenate([np.zeros_like(x[:1]), x[:-1]])
 
     stop = np.concatenate([starts(c.stopped)[1:], np.zeros_like(c.stopped[:1])])
-    return {"response": c.response, "rescue": starts(c.rescued), "stop": stop, "left the trial": starts(c.dropped)}
+    return {
+        "response": c.response,
+        "rescue": starts(c.rescued),
+        "stop": stop,
+        "relapse": starts(c.relapsed),
+        "left the trial": starts(c.dropped),
+    }
 
 
 def _mark_handles(c: Courses) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pkpd import titration
 from pkpd.scenario_text import describe
+from pkpd.stages import arm_in
 
 if TYPE_CHECKING:
     from pkpd.scenario import Arm, Scenario
@@ -22,12 +23,28 @@ ACTION_WORDS = {
     "resume_lower": "resume one level lower",
     "down": "one level down",
     "up": "one level up",
+    "down_or_stop": "one level down, from the lowest stop",
 }
 QUANTITY_WORDS = {
     "response_any": "response at least once",
     "response_75": "response at ≥ 75% of visits",
     "response_30_doubled": "≥ 30 and doubled, once",
     "rescue": "rescue therapy",
+    "longest_response_d": "longest response",
+    "total_response_d": "total response",
+    "overshoot_250": "count above 250 at a visit",
+    "overshoot_400": "count above 400 at a visit",
+    "days_above_250": "days above 250",
+    "days_above_400": "days above 400",
+    "share_in_range": "share of visits in range",
+    "relapse": "relapse off treatment",
+    "time_to_relapse_d": "time to relapse, of those who relapsed",
+    "in_trial_at_end": "in the trial at the end",
+    "dose_at_end_mg": "dose at the end",
+    "cmax_at_end_ng_per_ml": "Cmax at the end",
+    "auc_at_end_ng_h_per_ml": "AUC of the last interval",
+    "trough_at_end_ng_per_ml": "trough at the end",
+    "width_interval": "mean width of the interval",
     "patients": "patients entered until all comparisons ended",
 }
 
@@ -45,14 +62,34 @@ def stages_of(design: Scenario) -> list[Stage]:
     """The stages of a design in their order; none where it has no calendar."""
     if not design.trial.visits_d:
         return []
+    if design.stages:
+        ends = [row.until_d for row in design.stages]
+        spans = list(zip(design.stages, [0, *ends[:-1]], ends, strict=True))
+        return [
+            Stage(row.name, first, last, {arm.name: in_stage(design, arm, k) for arm in design.arms})
+            for k, (row, first, last) in enumerate(spans)
+        ]
     last, found = design.trial.visits_d[-1], []
-    ends = {arm.name: arm.treatment_d or last for arm in design.arms}
-    for end in sorted(set(ends.values())):
-        labels = {arm.name: treatment(design, arm) for arm in design.arms if ends[arm.name] == end}
+    until = {arm.name: arm.treatment_d or last for arm in design.arms}
+    for end in sorted(set(until.values())):
+        labels = {arm.name: treatment(design, arm) for arm in design.arms if until[arm.name] == end}
         found.append(Stage("treatment", 0, end, labels))
         if end < last:
             found.append(Stage("follow-up", end, last, dict.fromkeys(labels, "no study drug")))
     return found
+
+
+def in_stage(design: Scenario, arm: Arm, index: int) -> str:
+    """What the patients of an arm take in a stage, in few words."""
+    now, said = arm_in(design, arm, index)
+    if index == 0:
+        return treatment(design, now)
+    if said.treatment == "off":
+        return "off treatment"
+    if now.drug == "placebo":
+        return "placebo"
+    words = now.drug + (f" from {said.start_dose_mg:g} mg" if said.start_dose_mg is not None else "")
+    return f"{words}, {said.titration}" if said.titration and said.titration != now.drug else words
 
 
 def treatment(design: Scenario, arm: Arm) -> str:
@@ -63,7 +100,9 @@ def treatment(design: Scenario, arm: Arm) -> str:
         return "placebo"
     titrated = len(design.rule(arm).action) > 0
     words = f"{arm.drug} {'from ' if titrated else ''}{arm.start_dose_mg:g} mg{', titrated' if titrated else ''}"
-    return words if arm.meal == "fasted" else f"{words}, {arm.meal.replace('_', ' ')}"
+    words += f" every {arm.dose_every_d} days" if arm.dose_every_d > 1 else ""
+    meal = " or ".join(arm.meals) or arm.meal
+    return words if meal == "fasted" else f"{words}, {meal.replace('_', ' ')}"
 
 
 class Protocol(NamedTuple):
@@ -99,16 +138,19 @@ class RuleRow(NamedTuple):
 
 
 def protocols(design: Scenario) -> list[Protocol]:
-    """The rules that are more than a fixed dose, each once."""
+    """The rules that are more than a fixed dose, each once, with the arms that follow them in any stage."""
     if design.outcome is not None:
         return []
-    names = {name for name, table in design.titration.items()}
-    found: dict[str, list[Arm]] = {}
+    followed: dict[str, dict[str, None]] = {}
     for arm in design.arms:
-        if len(design.rule(arm).action):
-            found.setdefault(arm.titration if arm.titration in names else next(iter(names)), []).append(arm)
-    rules = {name: design.rule(arms[0]) for name, arms in found.items()}
-    return [Protocol(n, tuple(a.name for a in found[n]), rule, rule_rows(rule)) for n, rule in rules.items()]
+        for index in range(max(len(design.stages), 1)):
+            name = arm_in(design, arm, index)[0].titration
+            if name is None and design.titration:
+                name = next(iter(design.titration))
+            if name in design.titration:
+                followed.setdefault(name, {})[arm.name] = None
+    rules = {name: design.titration[name].rule() for name in followed}
+    return [Protocol(name, tuple(followed[name]), rule, rule_rows(rule)) for name, rule in rules.items()]
 
 
 def rule_rows(rule: Rule) -> tuple[RuleRow, ...]:
@@ -122,11 +164,36 @@ def rule_rows(rule: Rule) -> tuple[RuleRow, ...]:
         limits = [f"above {above:g}"] * math.isfinite(above) + [f"below {below:g}"] * math.isfinite(below)
         when = [f"every {every} days"] * (every > 0) + [f"≥ {wait} days since the last change"] * (wait > 0)
         when += [f"after ≥ {spell} days at the top level, all counts below {below:g}"] * (spell > 0)
+        when += _weights(rule, i)
         action = titration.ACTIONS[int(rule.action[i])]
         words = {-1: "any", 0: "on treatment", 1: "interrupted"}[state]
         count, timing = " and ".join(limits) or "any", "; ".join(when) or "any visit"
         rows.append(RuleRow(action, above, below, count, words, timing, ACTION_WORDS[action]))
     return tuple(rows)
+
+
+def _weights(rule: Rule, row: int) -> list[str]:
+    if rule.weight_from_kg is None:
+        return []
+    low, high = float(rule.weight_from_kg[row]), float(rule.weight_below_kg[row])
+    return [f"from {low:g} kg"] * (low > 0) + [f"below {high:g} kg"] * math.isfinite(high)
+
+
+def unit_of(quantity: str) -> str:
+    """Unit in which the page shows a quantity of the summary: "%" for shares, "" for what has none of these."""
+    if quantity == "patients":
+        return "patients"
+    if quantity.endswith("_estimable"):
+        return "%"
+    if quantity.startswith("log_"):
+        return "log"
+    if quantity.startswith(("mean_difference", "width_interval")):
+        return ""
+    if quantity.startswith(("risk_difference", "width")):
+        return "points"
+    ends = {"_ng_h_per_ml": "ng·h/mL", "_ng_per_ml": "ng/mL", "_mg": "mg", "_d": "days"}
+    found = next((unit for end, unit in ends.items() if quantity.endswith(end)), None)
+    return "days" if quantity.startswith("days_above") else found or "%"
 
 
 def in_words(design: Scenario) -> list[tuple[str, str]]:
@@ -142,6 +209,9 @@ def words(quantity: str) -> str:
         return QUANTITY_WORDS[quantity]
     replaced = (
         (r"response_(week|day)_(\d+)", r"response at \1 \2"),
+        (r"(.+)_estimable", r"trials with an estimate: \1"),
+        (r"log_(odds|hazard)_ratio_(.+)", r"log \1 ratio, \2"),
+        (r"mean_difference_(.+)", r"mean difference in \1"),
         (r"risk_difference_(.+)_bias", r"bias of the difference in \1"),
         (r"risk_difference_(.+)", r"difference in \1"),
         (r"(power|type_1_error)_(any|all)", r"\1, \2 comparison"),

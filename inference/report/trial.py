@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference.report import environment, style
-from inference.report.protocol import in_words, protocols, treatment, words
+from inference.report.protocol import in_words, protocols, treatment, unit_of, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,13 +138,10 @@ def decisions(design: Scenario, table: pd.DataFrame, n_draws: int) -> list[dict[
     for row in sorted(rows, key=lambda row: not row["quantity"].startswith(CHANCES)):
         quantity, text = row["quantity"], words(row["quantity"])
         main = quantity.startswith(CHANCES)
-        unit = "points" if quantity.startswith(("risk_difference", "width")) else "%"
-        unit = "patients" if quantity == "patients" else unit
-        scale = 1.0 if unit == "patients" else 100.0
-        numbers = {
-            k: None if row[k] is None else scale * row[k]
-            for k in ("estimate", "mc_se", "lower", "upper", "low", "high")
-        }
+        unit = unit_of(quantity)
+        scale = 100.0 if unit in ("%", "points") else 1.0
+        keys = ("estimate", "mc_se", "lower", "upper", "low", "high")
+        numbers = {k: None if row[k] is None else scale * row[k] for k in keys}
         if main and n_draws > 1:
             text = text.replace("power", "assurance")
         found.append({"comparison": row["comparison"], "quantity": text, "unit": unit, "main": main, **numbers})
@@ -154,7 +151,9 @@ def decisions(design: Scenario, table: pd.DataFrame, n_draws: int) -> list[dict[
 def rate_rows(design: Scenario, table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rates by arm and endpoint, with their words."""
     names = {arm.name for arm in design.arms}
-    return [row | {"words": words(row["quantity"])} for row in ranges(table) if row["comparison"] in names]
+    own = [row for row in ranges(table) if row["comparison"] in names]
+    found = [row | {"words": words(row["quantity"]), "unit": unit_of(row["quantity"])} for row in own]
+    return [row | {"scale": 100.0 if row["unit"] == "%" else 1.0} for row in found]
 
 
 def look_rows(design: Scenario) -> list[Any]:

@@ -85,7 +85,8 @@ def _endpoint(design: Scenario) -> tuple[int, str] | None:
         day = design.trial.visits_d[-1]
         return (day, f"endpoint: {words(design.analysis.endpoint)}") if design.analysis else None
     name = design.analysis.endpoint if design.analysis else design.endpoint_names[0]
-    return design.landmark_day, f"endpoint: {words(name)}{'' if name.startswith('response_week') else ', by then'}"
+    at_one_visit = name.startswith(("response_week", "response_day"))
+    return design.landmark_day, f"endpoint: {words(name)}{'' if at_one_visit else ', by then'}"
 
 
 def _of_response(design: Scenario, rows: Sequence[dict[str, Any]], arms: Sequence[VirtualArm]) -> Made:
@@ -151,9 +152,7 @@ def _of_response_and_overshoot(
     made: Made = {}
     days, colours = np.array(design.trial.visits_d), plots_trial.palette(arms)
     for i, a in enumerate(arms[:MOST_SWIMMERS], 1):
-        shown = (
-            f"{plots_swimmers.SWIMMERS} virtual patients of {a.name}, one a row: doses, responses, rescue and dropout"
-        )
+        shown = f"{min(plots_swimmers.SWIMMERS, a.patients)} virtual patients of {a.name}: doses, responses and events"
         made[f"swimmers-{i}"] = plots_swimmers.swimmers(a, days, colours[a.drug]), shown
     said = [f"{r['arm']}: {100 * r['response']:.0f}% against {100 * r['above_250']:.0f}%" for r in overshoot]
     drawn = plots_trial.overshoot(overshoot, words(design.endpoint_names[0]))

@@ -41,6 +41,7 @@ class Courses(NamedTuple):
     stopped: Bools
     rescued: Bools
     dropped: Bools
+    relapsed: Bools
     response: Bools
     cmax_ng_per_ml: Floats
     auc_24h_ng_h_per_ml: Floats
@@ -53,7 +54,6 @@ class VirtualArm(NamedTuple):
     name: str
     drug: str
     meal: str
-    levels_mg: tuple[float, ...]
     courses: Courses
     rates: Floats
     whole: bool
@@ -80,7 +80,7 @@ def cohort(design: Scenario, draws: Mapping[str, np.ndarray], seed: int, engine:
     """The virtual patients of every arm; ``draws`` as the trials had them."""
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     budget = 0.0 if engine == "reference" else PATIENT_DAYS / design.trial.visits_d[-1] / len(arms)
-    meals = {arm.name: arm.meal for arm in design.arms}
+    meals = {arm.name: " or ".join(arm.meals) or arm.meal for arm in design.arms}
     return [_simulated(design, a, meals[a.name], draws, int(max(budget, KEPT)), seed, engine) for a in arms]
 
 
@@ -111,15 +111,15 @@ def _simulated(
         parts.append(_courses(v, response, days, own))
         first += len(rows)
     courses = Courses(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
-    levels = tuple(float(x) for x in np.asarray(a.arm.rule.levels_mg) * float(a.arm.dose_scale))
-    return VirtualArm(a.name, a.drug, meal, levels, courses, responders / each, each == a.n, total)
+    return VirtualArm(a.name, a.drug, meal, courses, responders / each, each == a.n, total)
 
 
 def _courses(v: trial.Visits, response: Bools, days: np.ndarray, own: np.ndarray) -> Courses:
-    length = np.diff(days, prepend=0)[:, None]
+    length = np.diff(days[:, None] if v.visit_d is None else np.asarray(v.visit_d), axis=0, prepend=0)
+    relapsed = np.zeros_like(v.rescued) if v.relapsed is None else v.relapsed
     auc = np.asarray(v.auc_ng_h_per_ml) / length
     found = (
-        v.baseline, v.platelets_observed, v.dose_mg, v.interrupted, v.stopped, v.rescued, v.dropped, response,
+        v.baseline, v.platelets_observed, v.dose_mg, v.interrupted, v.stopped, v.rescued, v.dropped, relapsed, response,
         v.cmax_ng_per_ml, auc, v.trough_ng_per_ml,
     )  # fmt: skip
     return Courses(*(np.asarray(x)[..., own] for x in found))

@@ -118,8 +118,9 @@ def test_its_numbers_are_those_of_the_summary(made, design):
     rows = trial.ranges(run_trial(design, seed=SEED))
     assert len(rows) > 20
     for row in rows:
+        scale = 100 if protocol.unit_of(row["quantity"]) in ("%", "points") else 1
         estimate, error, low, high = (
-            sig(None if row[k] is None else 100 * row[k], digits)
+            sig(None if row[k] is None else scale * row[k], digits)
             for k, digits in (("estimate", 3), ("mc_se", 2), ("low", 3), ("high", 3))
         )
         interval = "–" if row["low"] is None else f"{low} to {high}"
@@ -213,7 +214,7 @@ def test_shares_of_doses_and_states_add_to_one(arms):
 def made_up(n: int, visits: int, **values) -> virtual.Courses:
     shape = (visits, n)
     zeros, no = np.zeros(shape), np.zeros(shape, bool)
-    empty = virtual.Courses(np.full(n, 10.0), zeros + 20, zeros, no, no, no, no, no, zeros, zeros, zeros)
+    empty = virtual.Courses(np.full(n, 10.0), zeros + 20, zeros, no, no, no, no, no, no, zeros, zeros, zeros)
     return empty._replace(**{k: np.asarray(v) for k, v in values.items()})
 
 
@@ -227,7 +228,7 @@ def test_days_above_are_those_of_the_intervals_before_a_high_count():
 
 def test_exposure_is_that_of_the_last_interval_on_a_dose():
     c = made_up(2, 3, dose_mg=[[5, 5], [5, 2.5], [2.5, 0]], cmax_ng_per_ml=[[1, 2], [3, 4], [5, 6]])
-    arm = virtual.VirtualArm("a", "hetrombopag", "fasted", (2.5, 5), c, np.zeros((1, 3)), True, 2)
+    arm = virtual.VirtualArm("a", "hetrombopag", "fasted", c, np.zeros((1, 3)), True, 2)
     found = virtual.exposure(arm)
     assert {dose: x[0].tolist() for dose, x in found.items()} == {2.5: [5, 4], 5: [3, 2]}
 
@@ -255,9 +256,9 @@ def test_swimmers_are_chosen_without_regard_to_outcome(arms):
 
 def test_events_are_marked_once_at_their_visit():
     later = [[False], [True], [True]]
-    events = plots_swimmers._events(made_up(1, 3, rescued=later, stopped=later, dropped=later))
+    events = plots_swimmers._events(made_up(1, 3, rescued=later, stopped=later, dropped=later, relapsed=later))
     assert {name: np.flatnonzero(x).tolist() for name, x in events.items()} == {
-        "response": [], "rescue": [1], "stop": [0], "left the trial": [1],
+        "response": [], "rescue": [1], "stop": [0], "relapse": [1], "left the trial": [1],
     }  # fmt: skip
 
 
@@ -278,6 +279,15 @@ def test_stages_follow_each_arms_days_of_treatment(design):
     assert whole.labels == {"drug": "hetrombopag from 2.5 mg, titrated", "placebo": "placebo"} and whole.last_d == 28
 
 
+def test_the_endpoint_is_drawn_where_it_is_read(design):
+    assert trial_figures._endpoint(design) == (28, "endpoint: response at week 4")
+    by_day = load_scenario("eltrombopag_773b")
+    assert trial_figures._endpoint(by_day) == (43, "endpoint: response at day 43")
+    any_time = load_scenario("phase3", ["analysis.endpoint=response_any"])
+    assert trial_figures._endpoint(any_time) == (56, "endpoint: response at least once, by then")
+    assert trial_figures._endpoint(load_scenario("food_effect")) is None
+
+
 def test_any_list_of_stages_can_be_drawn():
     stages = [
         protocol.Stage("screening", 0, 14, {"a": "no drug", "b": "no drug"}),
@@ -286,7 +296,7 @@ def test_any_list_of_stages_can_be_drawn():
     ]
     fig = plots_protocol.schematic(stages, {"a": 20, "b": 10}, range(7, 169, 7), "entry", (70, "endpoint"))
     said = texts(fig)
-    for part in ("screening: no drug", "double-blind: placebo", "open label: drug", "entry", "endpoint", "a n = 20"):
+    for part in ("screening", "double-blind", "open label", "no drug", "placebo", "entry", "endpoint", "a n = 20"):
         assert part in said
     widths = [p.get_width() for p in fig.axes[0].patches if p.get_alpha()]
     assert sum(widths) == pytest.approx(2 * 24) and fig.axes[0].get_xlabel() == "week"
@@ -307,6 +317,32 @@ def test_rows_of_a_rule_are_its_bands_in_words_and_as_a_picture(design):
     bands = [(p.get_x(), p.get_x() + p.get_width()) for p in ax.patches]
     assert bands == [(250, pytest.approx(high)), (low, pytest.approx(150)), (low, pytest.approx(50))]
     assert [t.get_text() for t in ax.texts] == ["while interrupted", "every 14 days; ≥ 14 days since the\nlast change"]
+
+
+def test_the_stages_of_a_scenario_say_what_each_arm_takes():
+    staged = load_scenario("phase3_stages")
+    found = protocol.stages_of(staged)
+    assert [(s.name, s.first_d, s.last_d) for s in found] == [
+        ("double-blind", 0, 70), ("open-label", 70, 168), ("taper", 168, 210), ("extension", 210, 378),
+    ]  # fmt: skip
+    assert [s.labels["placebo"] for s in found] == [
+        "placebo", "eltrombopag from 25 mg", "eltrombopag, taper of eltrombopag", "off treatment",
+    ]  # fmt: skip
+    assert found[2].labels["start 5 mg"] == "hetrombopag, taper"
+    rules = {p.name: p for p in protocol.protocols(staged)}
+    assert set(rules) == {"hetrombopag", "taper", "eltrombopag", "taper of eltrombopag"}
+    assert rules["eltrombopag"].arms == ("placebo",) and rules["taper"].rows[0].does.startswith("one level down")
+    assert set(protocol.ACTION_WORDS) == set(titration.ACTIONS[1:]) == set(plots_protocol.ACTIONS)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "unit"),
+    [("power_fisher", "%"), ("days_above_250", "days"), ("overshoot_250", "%"), ("dose_at_end_mg", "mg"),
+     ("auc_at_end_ng_h_per_ml", "ng·h/mL"), ("risk_difference_rescue", "points"), ("log_odds_ratio_relapse", "log"),
+     ("longest_response_d", "days"), ("patients", "patients"), ("log_odds_ratio_relapse_estimable", "%")],
+)  # fmt: skip
+def test_units_of_quantities(quantity, unit):
+    assert protocol.unit_of(quantity) == unit and "_" not in protocol.words(quantity)
 
 
 def test_every_shipped_rule_has_rows():
