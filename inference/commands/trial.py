@@ -57,10 +57,14 @@ def run(
             dataset=dataset, resume=resume, force=force,
         )  # fmt: skip
     design = load_scenario(scenario, jobs[0].settings)
+    from inference.whatif.dataset import check_number
+
     if posterior is not None:
         check_run(posterior)
     if out is None and dataset is not None:
         raise InputError("--dataset: a data set is written to the folder of --out; legal: with --out")
+    if dataset is not None:
+        check_number(design, dataset)
     if out is None and resume:
         raise InputError(
             "--resume: nothing is kept of a run without --out; legal: with the --out of the unfinished run"
@@ -88,9 +92,7 @@ def run(
             output.write_text(folder / "summary.csv", table.to_csv(index=False, float_format=DIGITS))
             write_manifest(folder, "trial", seed, {}, made_with)
             if dataset is not None:
-                _write_dataset(
-                    folder, design, dataset, **{k: options[k] for k in ("posterior", "seed", "engine", "null")}
-                )
+                _write_dataset(folder, design, dataset, posterior=posterior, seed=seed, engine=engine, null=null)
             trial_report(folder, design, table, posterior, seed, engine, null)
     except (KeyboardInterrupt, InputError):
         if output.has_checkpoint(output.staging_of(out)):

@@ -23,6 +23,13 @@ MISSING = "."  # as NONMEM has it
 HOURS_A_DAY = 24
 
 
+def check_number(design: Scenario, number: int) -> None:
+    """InputError where a run of the design has no simulated patients, or no trial of that number."""
+    design.need_patients()
+    if not 0 <= number < design.trial.n_trials:
+        raise InputError(f"--dataset {number}: no such trial; legal: from 0 to {design.trial.n_trials - 1}")
+
+
 def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed: int, engine: str) -> pd.DataFrame:
     """Trial ``number`` (from 0) of a run as records in the order of patient and time.
 
@@ -34,9 +41,7 @@ def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed
     """
     from inference.trials import courses
 
-    design.need_patients()
-    if not 0 <= number < design.trial.n_trials:
-        raise InputError(f"--dataset {number}: no such trial; legal: from 0 to {design.trial.n_trials - 1}")
+    check_number(design, number)
     parts = []
     for index, a in enumerate(planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32), start=1):
         first = a.first_patient + 1

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pkpd.scenario import Scenario
 
 
+GROUP = 250  # trials analysed at once: bounds memory
+
+
 class Patients(NamedTuple):
     """Outcomes of patients, [.., patients] as they are simulated, [trials, patients, ..] once they are ``arranged``.
 
@@ -86,11 +89,16 @@ def effects(design: Scenario, arms: Sequence[Patients], seed: int, first: int) -
     """
     control, active = columns_of(design)
     sizes = sizes_at_looks(design)
-    found = [
-        [np.stack(effect(design, arms[arm], arms[control], at[[arm, control]], seed, first), axis=1) for arm in active]
-        for at in sizes
-    ]
-    return np.moveaxis(np.array(found), 2, 0)
+
+    def group(start: int) -> np.ndarray:
+        some = [Patients(*(None if x is None else x[start : start + GROUP] for x in arm)) for arm in arms]
+        found = [
+            [effect(design, some[arm], some[control], at[[arm, control]], seed, first + start) for arm in active]
+            for at in sizes
+        ]
+        return np.moveaxis(np.array(found), (2, 3), (3, 0))
+
+    return np.concatenate([group(start) for start in range(0, len(arms[0].value), GROUP)])
 
 
 def effect(
