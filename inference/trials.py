@@ -20,6 +20,7 @@ from inference.output import CHECKPOINT
 from inference.progress import Progress, silent
 from inference.studies import values_of
 from inference.whatif import characteristics, effects, further, per_trial, runs
+from inference.whatif.calendar import calendar
 from inference.whatif.characteristics import SUMMARY_COLUMNS
 from inference.whatif.counts import Counts, sizes_at_looks, stated
 from inference.whatif.decisions import decide
@@ -178,8 +179,10 @@ def _until(design: Scenario, n_draws: int) -> runs.Until | None:
 def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Counts]:
     """A function of first trial and number that counts these trials."""
     if plan.design.outcome is not None:
-        return partial(stated, plan.design, plan.seed)
-    return patient_blocks(plan.design, plan.draws, plan.seed, plan.engine, progress)
+        block: Callable[[int, int], Counts] = partial(stated, plan.design, plan.seed)
+    else:
+        block = patient_blocks(plan.design, plan.draws, plan.seed, plan.engine, progress)
+    return lambda first, n: block(first, n)._replace(calendar=calendar(plan.design, plan.seed, first, n))
 
 
 def patient_blocks(

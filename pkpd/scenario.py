@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pkpd import endpoints, outcomes, titration
+from pkpd.accrual import Accrual
 from pkpd.analysis import TESTS, Analysis, Interims, Outcome, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
 from pkpd.published import Prediction, Published, targets
@@ -245,6 +246,7 @@ class Scenario(Table):
     parameters: dict[str, float] = Field(default_factory=dict)  # library values to replace by name, in every arm
     analysis: Analysis | None = None
     interims: Interims | None = None
+    accrual: Accrual | None = None
     published: Published | None = None  # numbers of this trial that were published
     predictions: List[Prediction] = ()  # and what of the simulation predicts them
 
@@ -274,6 +276,8 @@ class Scenario(Table):
             self._check_analysis(self.analysis)
         if self.interims:
             check_interims(self.interims, self.analysis, {arm.name: arm.n for arm in self.arms})
+        if self.accrual:
+            self._check_accrual(self.accrual)
         if self.trial.mc_se_below is not None and not self.analysis:
             raise InputError("trial.mc_se_below: [analysis] is missing; the error is that of its power")
         return self
@@ -359,6 +363,25 @@ class Scenario(Table):
                 )
             return  # of whatever the endpoint is
         self._check_endpoint(analysis)
+
+    def _check_accrual(self, accrual: Accrual) -> None:
+        if self.trial.design == "crossover":
+            raise InputError("accrual: of parallel groups only; legal: trial.design = 'parallel'")
+        stated = bool(self.outcome and self.outcome.response_probability)
+        if stated and accrual.endpoint_d is None:
+            raise InputError("accrual.endpoint_d is missing: the day of the endpoint whose probability is stated")
+        if not stated and accrual.endpoint_d is not None:
+            raise InputError("accrual.endpoint_d: visits say when the endpoint is; legal: without it")
+
+    @property
+    def endpoint_d(self) -> int:
+        """Day by which a patient's endpoint is known: its last visit, as late as it may be."""
+        if self.accrual and self.accrual.endpoint_d is not None:
+            return self.accrual.endpoint_d
+        if self.outcome is not None or self.analysis is None:
+            week = outcomes.week_of(self.analysis.endpoint) if self.analysis else None
+            return 7 * week if week else self.trial.visits_d[-1] + self.trial.window[1]
+        return self.trial.visits_d[self.visits_counted - 1] + self.trial.window[1]
 
     def _check_endpoint(self, analysis: Analysis) -> None:
         if "endpoint" not in analysis.model_fields_set:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pkpd import titration
+from pkpd.estimands import describe as describe_estimand
 from pkpd.published import targets
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ def describe(scenario: Scenario) -> str:
     lines += _arms_and_outcome(scenario)
     if scenario.outcome is None:
         lines += _patients(scenario)
+    if scenario.accrual:
+        a = scenario.accrual
+        ramp = f", reached over {a.ramp_weeks:g} weeks" if a.ramp_weeks else ""
+        failures = f", {100 * a.screen_failure_share:g}% of the screened fail" if a.screen_failure_share else ""
+        lines.append(f"Accrual: {a.patients_per_week:g} patients randomised a week{ramp}{failures}")
     if scenario.analysis:
         lines += _analysis(scenario, scenario.analysis)
     for target in targets(scenario):
@@ -135,7 +141,15 @@ def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
     if test.margin or test.test == "bayesian":
         kind = "" if test.margin >= 0 else f" (non-inferiority, margin {-test.margin:g})"
         lines.append(f"Aim: a difference to {test.control} above {test.margin:g}{kind}")
-    lines.append(f"Interval: {test.interval}, {100 * test.confidence:g}%")
+    strata = test.strata
+    for limits, what in ((strata.baseline_1e9_per_l, "baseline count"), (strata.weight_kg, "weight")) if strata else ():
+        lines += [f"Strata: {what} below and from {', '.join(f'{x:g}' for x in limits)}"] if limits else []
+    lines += [f"Covariates: {', '.join(test.covariates)}"] if test.covariates else []
+    lines += [f"Endpoint until day {test.until_d}"] if test.until_d else []
+    if not scenario.outcome:
+        lines += [f"Estimand. {line}" for line in describe_estimand(test.estimand)]
+    kind = "that of the test" if test.by_patient else test.interval
+    lines.append(f"Interval: {kind}, {100 * test.confidence:g}%")
     if len(scenario.active_arms) > 1:
         order = f", in the order {', '.join(scenario.active_arms)}" if test.multiplicity == "fixed-sequence" else ""
         lines.append(f"Multiplicity: {test.multiplicity}{order}")

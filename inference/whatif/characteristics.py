@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from inference.whatif import further
+from inference.whatif.calendar import DAYS_A_WEEK
 from inference.whatif.counts import Counts, sizes_at_looks, stated_probabilities
 from inference.whatif.decisions import Decisions, columns_of, decide
 from inference.whatif.errors import NORMAL_95, clustered_se, quantile_with_se, wilson
@@ -86,6 +87,8 @@ def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) ->
         decisions = decide(design, counts)
         _by_comparison(design, counts, decisions, rows, "type_1_error" if null else "power")
         _of_the_trial(design, decisions, rows, "type_1_error" if null else "power")
+    if counts.calendar is not None:
+        _of_the_calendar(design, counts.calendar, decisions.look.max(axis=1) if design.analysis else None, rows)
     return pd.DataFrame(rows.rows, columns=SUMMARY_COLUMNS)
 
 
@@ -134,6 +137,20 @@ def _of_the_trial(design: Scenario, found: Decisions, rows: Rows, chance: str) -
         patients = sum(sizes[found.look[:, i], arm] for i, arm in enumerate(active))
         patients = patients + sizes[found.look.max(axis=1), control]  # as long as any comparison goes on
         rows.add(TRIAL, "patients", patients.astype(np.float64))
+
+
+def _of_the_calendar(design: Scenario, calendar: np.ndarray, last: np.ndarray | None, rows: Rows) -> None:
+    """When looks can be taken, and how long the trial lasts and whom it takes in if it ends with look ``last``."""
+    assert design.accrual is not None
+    end = np.full(len(calendar), calendar.shape[1] - 1) if last is None else last
+    for k in range(calendar.shape[1] if design.interims else 0):
+        rows.add(TRIAL, f"week_of_look_{k + 1}", calendar[:, k, 0] / DAYS_A_WEEK)
+        rows.add(TRIAL, f"randomised_by_look_{k + 1}", calendar[:, k, 1])
+    day, randomised = calendar[np.arange(len(calendar)), end].T
+    rows.add(TRIAL, "weeks", day / DAYS_A_WEEK)
+    rows.add_quantiles(TRIAL, "weeks", day / DAYS_A_WEEK)
+    rows.add(TRIAL, "randomised", randomised)
+    rows.add(TRIAL, "screened", randomised / (1 - design.accrual.screen_failure_share))
 
 
 def effect_of(analysis: Analysis) -> str:

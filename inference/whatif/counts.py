@@ -24,7 +24,7 @@ class Counts(NamedTuple):
     of the analysis' endpoint among the patients of each look [trials, looks, arms], cumulative; None without analysis,
     or where that needs each patient's outcome: then effects [trials, looks, comparisons, 4] are estimate, se, z against
     the margin and degrees of freedom of each comparison. sums and numbers: by arm [trials, further endpoints], of
-    ``further``: sums over patients, and numbers of the patients they are of.
+    ``further``: sums over patients, and numbers of the patients they are of. calendar: see ``calendar``.
     """
 
     names: tuple[str, ...]
@@ -33,6 +33,7 @@ class Counts(NamedTuple):
     effects: np.ndarray | None = None
     sums: dict[str, np.ndarray] | None = None
     numbers: dict[str, np.ndarray] | None = None
+    calendar: np.ndarray | None = None
 
 
 def looks_of(design: Scenario) -> tuple[float, ...]:
