@@ -27,6 +27,7 @@ ACTIONS = {
 REJECTED, FUTILE, NEITHER = "#0072B2", "#D55E00", "#D6D6D6"
 WEEKS_FROM_D = 28  # a calendar this long or longer is shown in weeks
 MOST_TICKS = 9
+STEPS_D, STEPS_W = (1, 2, 4, 7, 14), (1, 2, 4, 8, 12, 26, 52)  # between ticks
 NARROW = 0.09  # share of the calendar in which a label does not fit
 WRAP = 30  # characters of a line
 LEGEND = 130  # characters side by side, those for a marker included
@@ -53,7 +54,8 @@ def time_axis(ax: Axes, last_d: float, label: bool = True) -> Calendar:
     unit = calendar(last_d)
     last = float(unit.of(last_d))
     step = next(
-        (s for s in (1, 2, 4, 7, 8, 13, 14, 26, 28, 52) if last / s <= MOST_TICKS), math.ceil(last / MOST_TICKS)
+        (s for s in (STEPS_W if unit.unit == "week" else STEPS_D) if last / s <= MOST_TICKS),
+        math.ceil(last / MOST_TICKS),
     )
     ax.set_xlim(0, last)
     ax.set_xticks(np.arange(0, last + 1e-9, step))
@@ -99,7 +101,7 @@ def schematic(
                 ax.barh(lane, width, 0.66, first, color=colours[arm], alpha=shade, lw=0)
                 ax.barh(lane, width, 0.66, first, color="none", ec=colours[arm], lw=1)
                 text = stage.labels[arm] if common or len(own) == 1 else f"{stage.name}: {stage.labels[arm]}"
-                lines = wrapped(text, max(8, int(105 * width / end)))
+                lines = wrapped(text, max(13, int(105 * width / end)))
                 if lines.count("\n") < 3 and width > NARROW * end:
                     small = 9 if "\n" not in lines else 7.5
                     ax.annotate(lines, (first + width / 2, lane), va="center", ha="center", fontsize=small)
@@ -130,7 +132,7 @@ def _landmark(ax: Axes, at: float, text: str, side: str, height: float) -> None:
     room = "left" if at < 0.5 * ax.get_xlim()[1] else side
     ax.plot([at, at], [height, 20], color="black", lw=1.2, ls=(0, (4, 2)), clip_on=True)
     ax.annotate(text, (at, height), xytext=(4 if room == "left" else -4, 0), textcoords="offset points", ha=room,
-                va="center", fontsize=9)  # fmt: skip
+                va="center", fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 1}, zorder=6)  # fmt: skip
 
 
 def rule(protocols: Sequence[Protocol]) -> Figure:
