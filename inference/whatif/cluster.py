@@ -213,5 +213,6 @@ def _patiently(future: Future, address: str) -> Told:
         return future.result(timeout=PATIENCE_S)
     except TimeoutError:
         if not future.client.nthreads():
-            print(f"pkpd: waiting for a worker of {address}: none is connected", file=sys.stderr)
+            why = "none is connected (one where this package is missing leaves at its first task)"
+            print(f"pkpd: waiting for a worker of {address}: {why}", file=sys.stderr)
         return future.result()
