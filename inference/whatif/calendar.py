@@ -23,7 +23,7 @@ def calendar(design: Scenario, seed: int, first: int, n_trials: int) -> np.ndarr
     ``[accrual]``.
 
     Patients come by a Poisson process whose rate grows to its full value over the ramp, and are randomised as they
-    come, all arms in proportion. A look is taken when the last of its patients has the endpoint; patients who came in the
+    come, all arms in proportion. A look is taken when the last of its patients has the endpoint; who came in the
     meantime are randomised too, until the trial is full.
     """
     if design.accrual is None:
