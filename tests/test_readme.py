@@ -9,6 +9,9 @@ import jax
 
 from inference.config import Config, plan
 from inference.trials import run_trial
+from pkpd import outcomes
+from pkpd.analysis import TESTS
+from pkpd.planned import planned_arms
 from pkpd.scenario import build, load_scenario, validate
 
 
@@ -45,6 +48,19 @@ def test_the_gradient_example_is_seven_lines_and_runs(root, capsys):
         jax.config.update("jax_disable_most_optimizations", False)
     assert -10 < float(capsys.readouterr().out) < -1  # fewer platelets, 1e9/L, by nM
     assert names["gradient"]._fields == names["pkpd"].load_library().parameters()._fields
+
+
+def test_the_protocol_of_the_readme_is_a_good_one(root):
+    scenario = build(tomllib.loads(block(root, "### Protocols", "toml")), "README.md")
+    assert [stage.name for stage in scenario.stages] == ["open-label", "taper", "withdrawal"]
+    assert planned_arms(scenario)[0].arm.protocol is not None
+
+
+def test_the_tables_of_the_readme_name_all_endpoints_and_tests(root):
+    text = (root / "README.md").read_text()
+    part = text[text.index("### Analyses") : text.index("### Several designs")]
+    missing = [n for of_kind in outcomes.KINDS.values() for n in of_kind if f"`{n}`" not in part]
+    assert missing == [] and [t for t in TESTS if f"`{t}`" not in part] == []
 
 
 def test_the_config_of_the_readme_is_a_good_one(root):
