@@ -247,7 +247,9 @@ def simulate_cohort(
     """The virtual cohort of a scenario, part by part: a row a patient and visit; visit 0 is the baseline.
 
     One trial for each posterior draw (one in all without a posterior). dose_mg, interrupted, stopped, cmax and auc are
-    of the interval that ends at the visit; concentrations are free, in ng/mL (auc in ng h/mL).
+    of the interval that ends at the visit; concentrations are free, in ng/mL (auc in ng h/mL). Those with a protocol
+    have more columns: whether the visit was missed, the stage that ends with it (from 0), the dose taken since the last
+    visit in all, and whether the patient had relapsed; their times are those of the patient's own visits.
     """
     draws = posterior_draws(posterior, design.trial.posterior_draws)
     n_draws = number_of(draws)
@@ -302,13 +304,22 @@ def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndar
         return np.concatenate([first, values]).T.reshape(-1)
 
     response = np.asarray(endpoints.response(v.platelets_observed, v.rescued))
+    when, own = np.tile(hours, n), {}
+    if v.visit_d is not None:  # visits have days of their own, and the arm has stages
+        when = by_row(24.0 * np.asarray(v.visit_d), 0.0)
+        own = {
+            "missed": by_row(v.missed, False),
+            "stage": by_row(v.stage, 0),
+            "taken_mg": by_row(v.taken_mg, np.nan),
+            "relapsed": by_row(v.relapsed, False),
+        }
     return pd.DataFrame(
         {
             "arm": pd.Categorical.from_codes(np.zeros(n * visits, np.int8), [arm]),
             "draw": np.repeat(draw, visits).astype(np.int32),
             "patient": np.repeat(patient, visits).astype(np.int32),
             "visit": np.tile(np.arange(visits, dtype=np.int32), n),
-            "time_h": np.tile(hours, n),
+            "time_h": when,
             "dose_mg": by_row(v.dose_mg, np.nan),
             "platelets_true": np.concatenate([v.baseline[None], v.platelets_true]).T.reshape(-1),
             "platelets_observed": count.T.reshape(-1),
@@ -319,5 +330,6 @@ def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndar
             "cmax": by_row(v.cmax_ng_per_ml, np.nan),
             "auc": by_row(v.auc_ng_h_per_ml, np.nan),
             "trough": by_row(v.trough_ng_per_ml, 0.0),
+            **own,
         }
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from pkpd import endpoints, streaming, trial
+from pkpd import endpoints, protocol, streaming, trial
 from pkpd.planned import PlannedArm, first_patients, planned_arms
 
 if TYPE_CHECKING:
@@ -35,6 +35,15 @@ UNITS = {
     "trough_ng_per_ml": ("ng/mL", "free concentration at the visit"),
     "baseline": ("1e9/L", "platelet count at entry"),
     "weight_kg": ("kg", "body weight"),
+}
+
+# and of an arm with a protocol
+OF_PROTOCOLS = {
+    "visit_d": ("d", "day on which the visit took place"),
+    "missed": ("", "visit missed"),
+    "stage": ("", "number of the stage that ends with the visit, from 0"),
+    "taken_mg": ("mg", "dose taken since the last visit, in all"),
+    "relapsed": ("", "relapsed off treatment at this visit or before"),
 }
 
 
@@ -161,7 +170,8 @@ def _labelled(planned: PlannedArm, s: streaming.Summary, scenario: Scenario) -> 
         variables[f"{name}_sd"] = ("visit", sd, unit, f"standard deviation: {words}")
         quantiles = streaming.quantiles(histogram, np.array(QUANTILES))
         variables[f"{name}_quantile"] = (("visit", "quantile"), quantiles, unit, f"quantile: {words}")
-    ladder = np.concatenate([[0.0], planned.arm.rule.levels_mg])
+    plan = planned.arm.protocol
+    ladder = np.concatenate([[0.0], planned.arm.rule.levels_mg if plan is None else protocol.doses_mg(plan.stages)])
     given = (np.arange(len(ladder)) == 0) | (ladder > 0)  # a placebo's only level may be 0 mg
     doses = np.concatenate([np.full((1, given.sum()), np.nan), s.doses[:, given] / s.patients])
     variables["dose_share"] = (("visit", "dose_mg"), doses, "", "share of patients on this daily dose before the visit")
@@ -195,9 +205,10 @@ def _arm(planned: PlannedArm, numbers: range, scenario: Scenario, seed: int) -> 
 
     days = tuple(scenario.trial.visits_d)
     tiles = list(trial.simulate(planned.population, planned.arm, days, seed, numbers))
-    visits = {name: np.concatenate([getattr(tile, name) for tile in tiles], axis=-1) for name in UNITS}
+    units = UNITS | (OF_PROTOCOLS if planned.arm.protocol is not None else {})
+    visits = {name: np.concatenate([getattr(tile, name) for tile in tiles], axis=-1) for name in units}
     variables = {
-        name: (("visit", "patient")[-values.ndim :], values, {"units": UNITS[name][0], "long_name": UNITS[name][1]})
+        name: (("visit", "patient")[-values.ndim :], values, {"units": units[name][0], "long_name": units[name][1]})
         for name, values in visits.items()
     }
     hours = ("visit", HOURS_A_DAY * np.asarray(days), {"units": "h", "long_name": "time from the first dose"})

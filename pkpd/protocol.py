@@ -102,6 +102,12 @@ def segments(visits_d: Sequence[int], early_d: int, late_d: int, daily: bool) ->
     return np.array(list(ends), np.int32), np.array([possible.get(day, -1) for day in ends], np.int32)
 
 
+def doses_mg(stages: Stage) -> np.ndarray:
+    """All doses above 0 (mg, increasing) that a patient may have prescribed in any of the stages."""
+    levels = np.asarray(stages.rule.levels_mg, np.float32) * np.asarray(stages.dose_scale, np.float32)[:, None]
+    return np.unique(levels[np.asarray(stages.treated, bool)][levels[np.asarray(stages.treated, bool)] > 0])
+
+
 def stacked(stages: Sequence[Stage]) -> Stage:
     """Stages with a leading axis; shorter ladders repeat their top, shorter rules end in rows that are never met."""
     levels = max(len(s.rule.levels_mg) for s in stages)

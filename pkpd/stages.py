@@ -239,8 +239,8 @@ def needs_protocol(scenario: Scenario, arm: Arm) -> bool:
 def protocol_of(
     scenario: Scenario, arm: Arm, bioavailability_ratio: Callable[[str], float]
 ) -> protocol.Protocol | None:
-    """The protocol of an arm, None where it needs none. ``bioavailability_ratio`` gives that of a meal's name."""
-    if not needs_protocol(scenario, arm):
+    """The protocol of an arm, None where no arm needs one. ``bioavailability_ratio`` gives that of a meal's name."""
+    if not any(needs_protocol(scenario, a) for a in scenario.arms):
         return None
     trial = scenario.trial
     stages = stages_of(scenario, arm)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pkpd import endpoints
+from pkpd import endpoints, protocol
 from pkpd.devices import AUTOMATIC
 from pkpd.engine import grid
 from pkpd.model import DYNAMIC, Form
@@ -125,7 +125,10 @@ def summarise(
     """
 
     def reduce(v: Visits, there: int) -> Summary:
-        levels = jnp.asarray(arm.rule.levels_mg, v.dose_mg.dtype) * jnp.asarray(arm.dose_scale, v.dose_mg.dtype)
+        if arm.protocol is not None:
+            levels = jnp.asarray(protocol.doses_mg(arm.protocol.stages), v.dose_mg.dtype)
+        else:
+            levels = jnp.asarray(arm.rule.levels_mg, v.dose_mg.dtype) * jnp.asarray(arm.dose_scale, v.dose_mg.dtype)
         return of_tile(v, there, levels, landmark)
 
     total: Summary | None = None

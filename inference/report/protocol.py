@@ -39,6 +39,7 @@ QUANTITY_WORDS = {
     "share_in_range": "share of visits in range",
     "relapse": "relapse off treatment",
     "time_to_relapse_d": "time to relapse, of those who relapsed",
+    "response_at_end": "response at the last visit",
     "in_trial_at_end": "in the trial at the end",
     "dose_at_end_mg": "dose at the end",
     "cmax_at_end_ng_per_ml": "Cmax at the end",

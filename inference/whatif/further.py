@@ -24,7 +24,6 @@ AT_THE_END = {
     "dose_at_end_mg": "dose_mg", "cmax_at_end_ng_per_ml": "cmax_ng_per_ml", "auc_at_end_ng_h_per_ml": "auc_ng_h_per_ml",
     "trough_at_end_ng_per_ml": "trough_ng_per_ml",
 }  # fmt: skip
-SHARES = ("overshoot_250", "overshoot_400", "durable_response", "relapse", "in_trial_at_end", "stopped_by_rule")
 
 
 def names(design: Scenario) -> tuple[str, ...]:
@@ -34,7 +33,7 @@ def names(design: Scenario) -> tuple[str, ...]:
         found.append("durable_response")
     if any(stage.relapse_below_1e9_per_l for stage in design.stages):
         found += ["relapse", "time_to_relapse_d"]
-    return (*found, "in_trial_at_end", "stopped_by_rule", *AT_THE_END)
+    return (*found, "response_at_end", "in_trial_at_end", "stopped_by_rule", *AT_THE_END)
 
 
 def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +52,8 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
     for name in names(design):
         if name == "in_trial_at_end":
             found.append((stays, everybody))
+        elif name == "response_at_end":
+            found.append((outcomes.responses(r)[-1], everybody))
         elif name == "stopped_by_rule":
             found.append((np.asarray(v.stopped)[-1], everybody))
         elif name in AT_THE_END:

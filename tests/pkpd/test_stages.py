@@ -163,3 +163,19 @@ def test_bad_schedules_are_one_clear_error(rows, told):
     with pytest.raises(InputError) as error:
         build(data, "s.toml")
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_notebook_and_a_summary_hold_what_protocols_add():
+    import pkpd
+    from pkpd import notebook
+
+    scenario = load_scenario("phase3_stages", ["arms.1.n=20", "arms.2.n=20", "arms.3.n=20"])
+    data = pkpd.simulate_scenario(scenario)
+    for name in notebook.OF_PROTOCOLS:
+        assert data[name].dims == ("visit", "patient") and data[name].attrs["long_name"]
+    assert data["stage"].max() == 3 and data["taken_mg"].max() > 0
+    summary = pkpd.summarise_scenario(scenario)
+    given = summary["dose_share"].sel(arm="placebo").sum("visit").to_series()
+    assert given[25.0] > 0 and given[2.5] == 0  # eltrombopag after placebo
+    total = summary["dose_share"].sum("dose_mg")[:, 1:]
+    np.testing.assert_allclose(total, 1)
