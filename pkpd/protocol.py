@@ -2,7 +2,7 @@
 
 Times are whole days from the first dose. A stage begins with a visit: that visit's count decides who enters and, for
 those who carry on with their dose, the first decision of the stage's rule acts on that day's dose. With visit windows a
-patient's stage begins on the day on which that visit takes place.
+patient's stage begins on the day on which that visit takes place, and dose rules count in days of the calendar.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def course(
         def visited(s: Status, record: dict[str, Array]) -> tuple[Status, dict[str, Array]]:
             here = visit_d[v] == end
             own = jax.tree.map(lambda x: x[v], numbers)
-            after, seen = _visit(protocol, s, now, own, noise, patients.weight_kg, arm, v, end, missed[v])
+            after, seen = _visit(protocol, s, now, own, noise, patients.weight_kg, arm, v, end, days[v], missed[v])
             s = jax.tree.map(partial(jnp.where, here), after, s)
             return s, {name: x.at[v].set(jnp.where(here, seen[name], x[v])) for name, x in record.items()}
 
@@ -188,9 +188,13 @@ def _missed(a: Adherence, missing: Array, keys: Array, day: Array) -> Array:
 
 def _visit(
     protocol: Protocol, s: Status, now: Any, numbers: Numbers, noise: Any, weight_kg: Array, arm: trial.Arm, v: Array,
-    day: Array, missed: Array,
+    day: Array, nominal: Array, missed: Array,
 ) -> tuple[Status, dict[str, Array]]:  # fmt: skip
-    """Status after a visit on ``day`` and what is recorded of it, as if it took place for all patients."""
+    """Status after a visit on ``day`` and what is recorded of it, as if it took place for all patients.
+
+    Dose rules count in days of the calendar (``nominal``): a visit that is a day late does not put off a step it was
+    meant for.
+    """
     dtype = s.dose_mg.dtype
     before = s
     hazard = jnp.asarray(arm.dropout_hazard_per_week, dtype) * jnp.where(
@@ -214,10 +218,10 @@ def _visit(
         seen_d=jnp.where(attends, day, s.seen_d),
         visit_d=jnp.broadcast_to(day, s.visit_d.shape),
     )
-    s = _relapse(protocol, s, count, day)
-    s, carries_on = _begin(protocol, s, v, day)
+    s = _relapse(protocol, s, count, day, nominal)
+    s, carries_on = _begin(protocol, s, v, day, nominal)
     stage = _stage(protocol, protocol.stage_of_visit[v])
-    decided = titration.decide(stage.rule, s.dosing, count, day, weight_kg)
+    decided = titration.decide(stage.rule, s.dosing, count, nominal, weight_kg)
     acts = attends & s.on & carries_on & (s.reason == codes.IN_TRIAL)
     dosing = jax.tree.map(partial(jnp.where, acts), decided, s.dosing)
     zero = jnp.zeros_like(s.auc_nM_h)
@@ -232,16 +236,18 @@ def _visit(
     return s._replace(cmax_nM=now.concentration_nM, auc_nM_h=zero, taken_mg=zero), seen
 
 
-def _relapse(protocol: Protocol, s: Status, count: Array, day: Array) -> Status:
+def _relapse(protocol: Protocol, s: Status, count: Array, day: Array, nominal: Array) -> Status:
     """A count below the stage's limit in a patient off treatment, and what follows."""
     limit, at_relapse = (jnp.asarray(x)[s.stage] for x in (protocol.stages.relapse_below, protocol.stages.at_relapse))
     relapses = ~s.on & ~s.relapsed & (count < limit)
     restarts = relapses & (at_relapse == codes.RESTART)
     leaves = relapses & (at_relapse == codes.LEAVE_AT_RELAPSE)
+    at_top = s.dosing.level == jnp.asarray(protocol.stages.rule.top)[s.stage]
     dosing = s.dosing._replace(
         interrupted=s.dosing.interrupted & ~restarts,
         stopped=s.dosing.stopped & ~restarts,
-        last_change_d=jnp.where(restarts, day, s.dosing.last_change_d),
+        last_change_d=jnp.where(restarts, nominal, s.dosing.last_change_d),
+        top_since_d=jnp.where(restarts, jnp.where(at_top, nominal, titration.NEVER), s.dosing.top_since_d),
     )
     return s._replace(
         dosing=dosing,
@@ -252,7 +258,7 @@ def _relapse(protocol: Protocol, s: Status, count: Array, day: Array) -> Status:
     )
 
 
-def _begin(protocol: Protocol, s: Status, v: Array, day: Array) -> tuple[Status, Array]:
+def _begin(protocol: Protocol, s: Status, v: Array, day: Array, nominal: Array) -> tuple[Status, Array]:
     """The stage that begins with visit ``v``, if one does; and who carries on with a dose, whom its rule may change."""
     index = jnp.asarray(protocol.stage_of_visit)[v]
     stage, begins = _stage(protocol, index), jnp.asarray(protocol.begins)[v]
@@ -265,8 +271,8 @@ def _begin(protocol: Protocol, s: Status, v: Array, day: Array) -> tuple[Status,
     starts = enters & treated & new_start
     fresh = titration.start(stage.rule, jnp.maximum(stage.start_level, 0), s.on.shape[0])
     fresh = fresh._replace(
-        last_change_d=jnp.full_like(fresh.last_change_d, day),
-        top_since_d=jnp.where(fresh.top_since_d == 0, day, fresh.top_since_d),
+        last_change_d=jnp.full_like(fresh.last_change_d, nominal),
+        top_since_d=jnp.where(fresh.top_since_d == 0, nominal, fresh.top_since_d),
     )
     off = begins & inside & jnp.where(eligible, ~treated, stage.others == codes.OFF)
     begun = begins & inside & ~leaves

@@ -26,7 +26,7 @@ _WORDS = (
     "no change", "stop for good", "interrupt", "resume at the same level", "resume one level lower",
     "one level down", "one level up", "one level down, from the lowest stop",
 )  # fmt: skip
-_NEVER = 2**30  # a day later than any visit: no spell at the top level
+NEVER = 2**30  # a day later than any visit: no spell at the top level
 
 
 class Band(NamedTuple):
@@ -187,7 +187,7 @@ def start(rule: Rule, level: int | jax.Array, n: int) -> Dosing:
     level = jnp.broadcast_to(jnp.asarray(level, jnp.int32), (n,))
     no, day_0 = jnp.zeros(n, bool), jnp.zeros(n, jnp.int32)
     at_top = level == top_level(rule)
-    return Dosing(level, no, no, last_change_d=day_0, top_since_d=jnp.where(at_top, day_0, _NEVER))
+    return Dosing(level, no, no, last_change_d=day_0, top_since_d=jnp.where(at_top, day_0, NEVER))
 
 
 def decide(
@@ -207,7 +207,7 @@ def decide(
     # A count at or above the limit of the top-level row starts the spell anew and lies outside it.
     limit = jnp.max(jnp.where(spell_days > 0, below, -jnp.inf), initial=-jnp.inf)
     was_at_top = (dosing.level == top) & ~dosing.interrupted & ~dosing.stopped
-    since = jnp.where(was_at_top, jnp.where(count < limit, dosing.top_since_d, day), _NEVER)
+    since = jnp.where(was_at_top, jnp.where(count < limit, dosing.top_since_d, day), NEVER)
 
     action = jnp.full_like(dosing.level, NONE)
     for row in range(len(rule.action)):
@@ -236,7 +236,7 @@ def decide(
         interrupted=interrupted,
         stopped=stopped,
         last_change_d=jnp.where(changed, day, dosing.last_change_d),
-        top_since_d=jnp.where(is_at_top, jnp.where(was_at_top, since, day), _NEVER),
+        top_since_d=jnp.where(is_at_top, jnp.where(was_at_top, since, day), NEVER),
     )
 
 

@@ -1,8 +1,8 @@
 """A slow controller of one patient in plain Python, from the words of the protocol and of the design, section 2.4.
 
-It shares no code with ``pkpd``. It is told what only chance decides (on which day each visit took place, whether it was
-missed, the observed counts, at which visit the patient dropped out or was rescued) and says the rest: the dose before
-each visit, interruption, stop, stage, relapse, why the patient left, and the endpoints.
+It shares no code with ``pkpd``. It is told what chance alone decides (whether a visit was missed, the observed counts,
+at which visit the patient dropped out or was rescued) and says the rest: the dose before each visit, interruption, stop,
+stage, relapse, why the patient left, and the endpoints.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def act(p: Patient, action: str | None, day: int) -> None:
 
 
 def course(design: dict, arm: dict, baseline: float, seen: dict) -> list[dict]:
-    """What is recorded of each visit. ``seen``: lists by visit of day, missed, count, drops_out and rescue."""
+    """What is recorded of each visit. ``seen``: lists by visit of missed, count, drops_out and rescue."""
     rules = design["titration"]
     stages = design["stages"]
     rule = rules[arm["titration"]]
@@ -98,7 +98,7 @@ def course(design: dict, arm: dict, baseline: float, seen: dict) -> list[dict]:
     patient.start(rule["levels_mg"], arm.get("start_dose_mg", rule["levels_mg"][0]), 0)
     nominal = design["visits_d"]
     for v in range(len(nominal)):
-        day, stage = seen["day"][v], stages[patient.stage]
+        day, stage = nominal[v], stages[patient.stage]  # rules count in days of the calendar
         inside = not patient.left
         row = {
             "stage": patient.stage,
@@ -120,7 +120,7 @@ def course(design: dict, arm: dict, baseline: float, seen: dict) -> list[dict]:
             patient.relapsed = True
             if stage["at_relapse"] == "restart":
                 patient.on, patient.stopped, patient.interrupted, patient.changed_on = True, False, False, day
-                patient.top_since = None
+                patient.top_since = day if patient.at_top() else None
             elif stage["at_relapse"] == "leave":
                 patient.left = "relapsed"
 

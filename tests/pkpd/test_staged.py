@@ -96,7 +96,6 @@ def test_every_dose_status_and_endpoint_is_that_of_a_plain_controller(arm, at_re
     assert v.relapsed.any() and v.stopped.any() and v.interrupted.any()
     for i in range(200):
         seen = {
-            "day": v.visit_d[:, i].tolist(),
             "missed": np.isnan(v.platelets_observed[:, i]).tolist(),
             "count": v.platelets_observed[:, i].tolist(),
             "drops_out": leaves[:, i].tolist(),
@@ -130,6 +129,17 @@ def test_a_window_leaves_counts_as_they_are_where_the_visit_is_on_its_day():
     assert 0.2 < on_time.mean() < 0.5
     np.testing.assert_allclose(moved.platelets_observed[0, on_time], plain.platelets_observed[0, on_time], rtol=1e-5)
     assert np.all(np.abs(moved.platelets_observed[0, ~on_time] / plain.platelets_observed[0, ~on_time] - 1) > 1e-5)
+
+
+def test_a_visit_that_is_a_day_late_does_not_put_off_a_step_of_the_dose():
+    """A rule that acts every 14 days does so at the visits meant for it, whatever their day."""
+    late = run(scenario(trial={"visits_d": WEEKS, "visit_window_d": 2}), 2000)
+    exact = run(scenario(), 2000)
+    risen = [(v.dose_mg[2] > v.dose_mg[1]).mean() for v in (late, exact)]
+    assert risen[0] == pytest.approx(risen[1], rel=0.1) and risen[1] > 0.1
+    # dose_mg[w] is that of the week before visit w + 1: steps up follow the visits of weeks 2, 4 and 6 only
+    steps = (late.dose_mg[1:] > late.dose_mg[:-1]) & ~late.interrupted[:-1]
+    assert not steps[[0, 2, 4, 6]].any() and steps[[1, 3, 5]].any(axis=1).all()
 
 
 @pytest.mark.parametrize("run_d", [None, 4.0])
