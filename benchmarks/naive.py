@@ -1,6 +1,7 @@
 """The surface against a fit that has every patient in it: effective draws a second, on a trial small enough for both.
 
     python -m benchmarks.naive [--warmup 150] [--draws 150] [--work runs/naive] [--json FILE]
+        [--routes surface engine diffrax]
 
 The trial is ``fixed_dose.toml``; its counts are simulated at the library's values, and the same four parameters are
 free in all routes. ``surface`` is what ``pkpd fit`` computes by default: simulation, regression, NUTS, the correction.
@@ -246,6 +247,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=Path("runs/naive"), help="where what is done is kept")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/naive.json"), help="the record")
+    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=ROUTES, help="only these")
     parser.add_argument("--route", choices=ROUTES, help="only this one, in this process")
     args = parser.parse_args()
     folder = args.work / stamp(args.warmup, args.draws)
@@ -255,12 +257,13 @@ def main() -> None:
             return all_patients(folder, args.route, args.warmup, DRAWS[args.route] * args.draws)
         return replicates(folder, args.route)
     own = ["--warmup", str(args.warmup), "--draws", str(args.draws), "--work", str(args.work)]
-    for route in ROUTES:
+    for route in args.routes:
         with tempfile.TemporaryDirectory() as empty:  # no program kept from before
             command = [sys.executable, "-m", "benchmarks.naive", *own, "--route", route]
             subprocess.run(command, check=True, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": empty})
+    options = f"--warmup {args.warmup} --draws {args.draws} --routes {' '.join(args.routes)}"
     record = {
-        "command": f"python -m benchmarks.naive --warmup {args.warmup} --draws {args.draws}",
+        "command": f"python -m benchmarks.naive {options}",
         "versions": versions(),
         "code": code_hash(),
         "load": os.getloadavg(),
@@ -268,7 +271,7 @@ def main() -> None:
         "counts": {
             arm: {"n": n, **dict(zip(endpoints.NAMES, y.tolist(), strict=True))} for arm, (n, y) in counts().items()
         },
-        **summary(pieces(folder), FREE),
+        **summary({route: found for route, found in pieces(folder).items() if route in args.routes}, FREE),
     }
     tell(record, FREE)
     args.json.parent.mkdir(parents=True, exist_ok=True)

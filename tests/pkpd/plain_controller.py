@@ -1,7 +1,7 @@
 """A slow controller of one patient in plain Python, from the words of the protocol and of the design, section 2.4.
 
-It shares no code with ``pkpd``. It is told what chance alone decides (whether a visit was missed, the observed counts,
-at which visit the patient dropped out or was rescued) and says the rest: the dose before each visit, interruption, stop,
+It shares no code with ``pkpd``. It is told what chance alone decides: whether a visit was missed, the observed counts,
+at which visit the patient dropped out or was rescued. It says the rest: the dose before each visit, interruption, stop,
 stage, relapse, why the patient left, and the endpoints.
 """
 
