@@ -7,10 +7,9 @@ or 1) as are known. Covariates without a column, and all random effects, are dra
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 LARGEST = {"baseline_1e9_per_l": 10_000.0, "weight_kg": 1_000.0}  # the columns that are needed, all above 0
 COVARIATES = ("female", "splenectomy", "corticosteroid", "east_asian", "hepatic_impairment")
 MAX_ROWS = 100_000  # a patient's row is drawn by one uniform of 23 bits
+T = TypeVar("T")
 
 
 class PatientTable(Table):
@@ -58,34 +58,36 @@ def read_patients(name: Any, folder: Path) -> PatientTable:
     found = records(path, tuple(LARGEST), COVARIATES)
     if not 0 < len(found) <= MAX_ROWS:
         raise InputError(f"{path}: {len(found)} rows below the header; legal: from 1 to {MAX_ROWS}")
-    columns = found[0][1].keys()
+
+    def column(name: str, read: Callable[[str], T | None], legal: str) -> tuple[T, ...]:
+        values = [(line, row[name], read(row[name])) for line, row in found]
+        for line, text, value in values:
+            if value is None:
+                raise InputError(f"{path}: line {line}: {name} = {shown(text)}; legal: {legal}")
+        return tuple(value for _, _, value in values if value is not None)
+
+    def number(name: str) -> tuple[float, ...]:
+        most = LARGEST[name]
+        return column(name, lambda text: _positive(text, most), f"a number above 0 and at most {most:g}")
+
     return PatientTable(
         file=name,
-        **{name: [_positive(row, name, f"{path}: line {line}") for line, row in found] for name in LARGEST},
-        covariates={
-            name: [_yes_or_no(row, name, f"{path}: line {line}") for line, row in found]
-            for name in COVARIATES
-            if name in columns
-        },
+        baseline_1e9_per_l=number("baseline_1e9_per_l"),
+        weight_kg=number("weight_kg"),
+        covariates={name: column(name, _yes_or_no, "0 or 1") for name in COVARIATES if name in found[0][1]},
     )
 
 
-def _positive(row: Mapping[str, str], column: str, where: str) -> float:
+def _positive(text: str, most: float) -> float | None:
     try:
-        value = float(row[column])
+        value = float(text)
     except ValueError:
-        value = math.nan
-    if not 0 < value <= LARGEST[column]:
-        raise InputError(
-            f"{where}: {column} = {shown(row[column])}; legal: a number above 0 and at most {LARGEST[column]:g}"
-        )
-    return value
+        return None
+    return value if 0 < np.float32(value) and value <= most else None  # single precision, as it is used
 
 
-def _yes_or_no(row: Mapping[str, str], column: str, where: str) -> int:
-    if row[column] not in ("0", "1"):
-        raise InputError(f"{where}: {column} = {shown(row[column])}; legal: 0 or 1")
-    return int(row[column])
+def _yes_or_no(text: str) -> int | None:
+    return {"0": 0, "1": 1}.get(text)
 
 
 def eligible(table: PatientTable, platelets_below_1e9_per_l: float) -> PatientTable:
@@ -113,11 +115,12 @@ def as_arrays(table: PatientTable) -> cohort.Table:
     from pkpd import cohort
     from pkpd.parameters import CovariateRatios
 
-    columns = (table.covariates.get(name.removesuffix("_clearance_ratio")) for name in CovariateRatios._fields)
-    return cohort.Table(
-        *(np.asarray(getattr(table, name), np.float32) for name in LARGEST),
-        CovariateRatios(*(None if column is None else np.asarray(column, np.float32) for column in columns)),
-    )
+    def column(values: Sequence[float] | None) -> Any:
+        return None if values is None else np.asarray(values, np.float32)
+
+    names = (name.removesuffix("_clearance_ratio") for name in CovariateRatios._fields)
+    has = CovariateRatios(*(column(table.covariates.get(name)) for name in names))
+    return cohort.Table(column(table.baseline_1e9_per_l), column(table.weight_kg), has)
 
 
 def describe(table: PatientTable, platelets_below_1e9_per_l: float) -> str:
