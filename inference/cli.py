@@ -142,6 +142,10 @@ def trial(
         int | None,
         typer.Option(metavar="N", min=0, help="Write trial N (from 0) to --out as a data set with NONMEM's columns."),
     ] = None,
+    patients: Annotated[
+        bool,
+        typer.Option("--patients", help="Write a row a patient to --out, and for several designs who gains and loses."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run of --out.")] = False,
     force: Force = False,
 ) -> None:
@@ -150,7 +154,7 @@ def trial(
 
     run(
         scenario, settings=set_ or [], posterior=posterior, out=out, null=null, seed=seed, engine=engine.value,
-        scheduler=scheduler, dataset=dataset, resume=resume, force=force,
+        scheduler=scheduler, dataset=dataset, patients=patients, resume=resume, force=force,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ In non-responders, a share of all that is 0 unless a config says otherwise, the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -28,8 +28,20 @@ class Patients(NamedTuple):
     covariates: CovariateRatios
 
 
-def draw(population: Population, keys: Array, baseline_below: Array) -> Patients:
-    """Patients [n] from their keys [n]. ``baseline_below``: counts at entry are below this (1e9/L)."""
+class Table(NamedTuple):
+    """A user's patients [rows], from whom virtual ones take baseline, weight and covariates; None: not in the table."""
+
+    baseline_1e9_per_l: Any
+    weight_kg: Any
+    covariates: CovariateRatios
+
+
+def draw(population: Population, keys: Array, baseline_below: Array, table: Table | None = None) -> Patients:
+    """Patients [n] from their keys [n]. ``baseline_below``: counts at entry are below this (1e9/L).
+
+    With a ``table`` (whose counts are below that) each patient is one of its rows, drawn with replacement, but for the
+    random effects and the covariates that it lacks.
+    """
     dtype = population.typical.clearance_l_per_h.dtype
     d = population.demography
     z = random.normal(keys, 0, "random_effects", (len(Variability._fields),), dtype)
@@ -37,9 +49,23 @@ def draw(population: Population, keys: Array, baseline_below: Array) -> Patients
     P0 = baseline(d, random.uniform(keys, 0, "baseline", dtype=dtype), baseline_below)
     u = random.uniform(keys, 0, "covariates", (len(CovariateRatios._fields) + 1,), dtype)
     has, responds = indicators(d, u[:-1]), u[-1] >= d.non_responder_share
+    if table is not None:
+        w, P0, has = of_rows(table, random.uniform(keys, 0, "table_row"), has, dtype)
     patients = individuals(population, z, w, P0, has)
     p = patients.parameters
     return patients._replace(parameters=p._replace(dimer_efficacy=jnp.where(responds, p.dimer_efficacy, 0)))
+
+
+def of_rows(table: Table, u: Array, drawn: CovariateRatios, dtype: Any) -> tuple[Array, Array, CovariateRatios]:
+    """Weights, baselines and covariates of rows by uniforms [patients] in float32, so the same in either precision."""
+    n = len(table.weight_kg)
+    row = jnp.minimum((u * n).astype(jnp.int32), n - 1)  # a product of float32 may be rounded up to n
+
+    def column(values: Any) -> Array:
+        return jnp.asarray(values, dtype)[row]
+
+    has = (x if values is None else column(values) for x, values in zip(drawn, table.covariates, strict=True))
+    return column(table.weight_kg), column(table.baseline_1e9_per_l), CovariateRatios(*has)
 
 
 def weight(d: Demography, z: Array) -> Array:

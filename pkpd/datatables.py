@@ -72,7 +72,7 @@ def quantities() -> Mapping[str, Quantity]:
     """Every legal quantity by name."""
     path = data_folder() / "quantities.csv"
     legal = {}
-    for _, row in _records(path, ("quantity", *Quantity._fields), ()):
+    for _, row in records(path, ("quantity", *Quantity._fields), ()):
         upper = float(row["upper"]) if row["upper"] else math.inf
         legal[row["quantity"]] = Quantity(row["kind"], row["unit"], float(row["lower"]), upper, row["description"])
     return legal
@@ -85,7 +85,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     that names file, line (of the file, the header being 1), column, value and what is legal.
     """
     path = Path(path)
-    rows = [(line, _row(text, f"{path}: line {line}")) for line, text in _records(path, REQUIRED, OPTIONAL)]
+    rows = [(line, _row(text, f"{path}: line {line}")) for line, text in records(path, REQUIRED, OPTIONAL)]
     if not rows:
         raise InputError(f"{path}: no rows below the header; legal: at least one")
     _check_times(rows, path)
@@ -122,7 +122,7 @@ def arm_counts(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(found).set_index(["study", "arm"])
 
 
-def _records(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+def records(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
     """(line, text by column) for each row of a CSV file; the header and the shape of each row are checked."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

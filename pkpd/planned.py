@@ -62,6 +62,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
     arms: list[PlannedArm] = []
     disease, crossover = scenario.entry.disease, scenario.trial.design == "crossover"
     firsts = first_patients(scenario, [a.n for a in scenario.arms])
+    table = scenario.entry.table()
     for period, (a, first) in enumerate(zip(scenario.arms, firsts, strict=True)):
         taken = active_drug(scenario, a)
         drug = COMPARATOR if taken == "placebo" else taken
@@ -85,6 +86,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             treatment_d=None if a.treatment_d is None else np.int32(a.treatment_d),
             period=np.uint32(period) if crossover else None,
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
+            table=table,
         )
         arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed))))
     return arms

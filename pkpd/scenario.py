@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +16,7 @@ from pkpd import endpoints, outcomes, titration
 from pkpd.accrual import Accrual
 from pkpd.analysis import TESTS, Analysis, Interims, Outcome, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
+from pkpd.patients import PatientTable, as_arrays, eligible, read_patients
 from pkpd.published import Prediction, Published, targets
 from pkpd.stages import (
     HOLD,
@@ -36,6 +37,9 @@ from pkpd.stages import (
 from pkpd.titration import Rule
 from pkpd.tomlfile import apply_settings, read_toml, shown
 from pkpd.validated import MAX_DAY, Count, Days, List, Table, Text, validate
+
+if TYPE_CHECKING:
+    from pkpd import cohort
 
 FOLDER = Path(__file__).parent / "scenarios"
 MAX_PATIENTS = 10**7
@@ -132,10 +136,26 @@ class Arm(Table):
 
 
 class Entry(Table):
-    """Who may enter: patients, or healthy volunteers, whose baseline count lies below the limit."""
+    """Who may enter: patients, or healthy volunteers, whose baseline count lies below the limit.
+
+    patients: a CSV file of patients, of whom the eligible are drawn with replacement (``pkpd.patients``); its path is
+    relative to the file of the scenario.
+    """
 
     disease: Literal["itp", "healthy"] = "itp"
     platelets_below_1e9_per_l: Count
+    patients: PatientTable | None = None
+
+    @model_validator(mode="after")
+    def _some_are_eligible(self) -> Entry:
+        self.table()
+        return self
+
+    def table(self) -> cohort.Table | None:
+        """The eligible patients of the table as arrays; InputError where there are none."""
+        if self.patients is None:
+            return None
+        return as_arrays(eligible(self.patients, self.platelets_below_1e9_per_l))
 
 
 class BandRow(Table):
@@ -523,6 +543,14 @@ def build(data: Mapping[str, Any], where: str) -> Scenario:
     published = data.get("published")
     if isinstance(published, Mapping) and str(published.get("table", "")).endswith(".csv"):
         data["published"] = {**published, "table": str(Path(where).parent / published["table"])}
+    entry = data.get("entry")
+    if isinstance(entry, Mapping) and "patients" in entry:
+        # a shipped scenario has no tables beside it, so a path is one from the working directory
+        folder = Path() if Path(where).parent == FOLDER else Path(where).parent
+        try:
+            data["entry"] = {**entry, "patients": read_patients(entry["patients"], folder)}
+        except InputError as error:
+            raise InputError(f"{where}: entry.patients: {error}") from None
     scenario = validate(Scenario, data, where)
     if scenario.outcome is None:
         _check_library(scenario, where)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pkpd import titration
 from pkpd.estimands import describe as describe_estimand
+from pkpd.patients import describe as describe_table
 from pkpd.published import targets
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
         return lines
     who = "healthy volunteers, " if scenario.entry.disease == "healthy" else ""
     lines = [f"Entry: {who}platelets below {scenario.entry.platelets_below_1e9_per_l:g} x 10^9/L"]
+    lines += (
+        [describe_table(table, scenario.entry.platelets_below_1e9_per_l)] if (table := scenario.entry.patients) else []
+    )
     for arm in scenario.arms:
         dose = "0 mg" if arm.drug == "placebo" else f"start {arm.start_dose_mg:g} mg"
         rule = f", titration {arm.titration}" if arm.titration else ""

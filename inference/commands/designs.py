@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,8 +15,12 @@ from inference.console import say, show_table
 from inference.store import RUN_MARK, check_run
 from inference.sweeps import Job
 from inference.whatif import per_trial
+from inference.whatif.patients import FILE as PATIENTS
 from pkpd.errors import InputError
 from pkpd.scenario import Scenario, load_scenario
+
+if TYPE_CHECKING:
+    from inference.whatif.designs import Design
 
 SHOWN = ("design", "comparison", "quantity", "difference", "mc_se", "mc_se_if_independent", "trials_saved")
 
@@ -32,13 +36,14 @@ def run(
     null: bool,
     resume: bool,
     force: bool,
+    patients: bool = False,
     **options: Any,
 ) -> None:
     """Runs every design into its folder in ``out``, then writes what they say together.
 
     summary.csv: the summaries of all. differences.csv: each against the first, see ``whatif.designs``. power.png: power
-    against the swept keys. With ``resume`` designs that are finished, and whose scenario, seed and code are still the
-    same, are read.
+    against the swept keys. gains.csv with ``patients``: who gains and loses, see ``whatif.gains``. With ``resume``
+    designs that are finished, and whose scenario, seed and code are still the same, are read.
     """
     scenarios = {job.name: load_scenario(scenario, job.settings) for job in jobs}
     if out is None:
@@ -51,6 +56,8 @@ def run(
         job.name: resume and _seed_and_hashes(out / job.name) == (seed, trial.made_of(design, posterior, engine, null))
         for job, design in zip(jobs, scenarios.values(), strict=True)
     }
+    if patients:
+        finished = {name: done and (out / name / PATIENTS).is_file() for name, done in finished.items()}
     for name, done in finished.items():
         if not done:
             output.refuse_existing_run(out / name, force=force or resume, resume=resume)
@@ -61,9 +68,10 @@ def run(
             unfinished = resume and output.staging_of(out / job.name).exists()
             trial.run(
                 scenario, settings=job.settings, out=out / job.name, posterior=posterior, seed=seed, engine=engine,
-                null=null, resume=unfinished, force=force or resume, quiet=True, **options,
+                null=null, resume=unfinished, force=force or resume, patients=patients, quiet=True,
+                **options,
             )  # fmt: skip
-    _together(out, jobs, scenarios)
+    _together(out, jobs, scenarios, patients)
 
 
 def _seed_and_hashes(folder: Path) -> tuple[int, dict[str, str]] | None:
@@ -75,7 +83,7 @@ def _seed_and_hashes(folder: Path) -> tuple[int, dict[str, str]] | None:
         return None
 
 
-def _together(out: Path, jobs: Sequence[Job], scenarios: dict[str, Scenario]) -> None:
+def _together(out: Path, jobs: Sequence[Job], scenarios: dict[str, Scenario], patients: bool) -> None:
     from inference.plots_designs import power_curves
     from inference.whatif import designs
 
@@ -101,3 +109,16 @@ def _together(out: Path, jobs: Sequence[Job], scenarios: dict[str, Scenario]) ->
     title = f"against {jobs[0].name}, the same patients in both"
     show_table(title, list(SHOWN), main[list(SHOWN)].itertuples(index=False))
     say(f"{out / 'summary.csv'}, {out / 'differences.csv'}: all quantities")
+    if patients:
+        _gains(out, found)
+
+
+def _gains(out: Path, found: Sequence[Design]) -> None:
+    from inference.whatif.gains import FILE, gains
+
+    table = gains(found, {d.name: out / d.name / PATIENTS for d in found})
+    output.write_text(out / FILE, table.to_csv(index=False, float_format=trial.DIGITS))
+    whole = table[table["band"] == "all"]
+    columns = ["design", "arm", "endpoint", "patients", "only_design", "only_against", "net_gain", "net_gain_mc_se"]
+    show_table(f"patients against {found[0].name}", columns, whole[columns].itertuples(index=False))
+    say(f"{out / FILE}: {len(table)} rows, by covariates")

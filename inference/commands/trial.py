@@ -36,11 +36,13 @@ def run(
     dataset: int | None,
     resume: bool,
     force: bool,
+    patients: bool = False,
     quiet: bool = False,
 ) -> None:
     """Simulates the trials of a scenario, prints their summary, and writes it if ``out`` is given.
 
-    ``dataset``: number of a trial that is written as a data set with NONMEM's columns.
+    ``dataset``: number of a trial that is written as a data set with NONMEM's columns. ``patients``: the
+    patients of all trials are written, see ``whatif.patients``; they are simulated once more, on this machine.
 
     Several values of a key are a design each, see ``commands.designs``. quiet: nothing is printed.
 
@@ -54,7 +56,7 @@ def run(
 
         return designs.run(
             scenario, jobs, out=out, posterior=posterior, seed=seed, engine=engine, null=null, scheduler=scheduler,
-            dataset=dataset, resume=resume, force=force,
+            dataset=dataset, patients=patients, resume=resume, force=force,
         )  # fmt: skip
     design = load_scenario(scenario, jobs[0].settings)
     from inference.whatif.dataset import check_number
@@ -63,8 +65,12 @@ def run(
         check_run(posterior)
     if out is None and dataset is not None:
         raise InputError("--dataset: a data set is written to the folder of --out; legal: with --out")
+    if out is None and patients:
+        raise InputError("--patients: the table is written to the folder of --out; legal: with --out")
     if dataset is not None:
         check_number(design, dataset)
+    if patients and design.outcome is not None:
+        raise InputError(f"--patients: {design.trial.name} states responses, nobody is simulated; legal: without it")
     if out is None and resume:
         raise InputError(
             "--resume: nothing is kept of a run without --out; legal: with the --out of the unfinished run"
@@ -93,6 +99,8 @@ def run(
             write_manifest(folder, "trial", seed, {}, made_with)
             if dataset is not None:
                 _write_dataset(folder, design, dataset, posterior=posterior, seed=seed, engine=engine, null=null)
+            if patients:
+                _write_patients(folder, design, int(table["n_trials"].max()), posterior, seed, engine, null)
             trial_report(folder, design, table, posterior, seed, engine, null)
     except (KeyboardInterrupt, InputError):
         if output.has_checkpoint(output.staging_of(out)):
@@ -123,6 +131,20 @@ def _write_dataset(
     rows = dataset(under_null(design) if null else design, draws, number, seed, engine)
     text = rows.to_csv(index=False, na_rep=MISSING, float_format="%.10g")
     output.write_text(folder / f"trial-{number}.csv", text)
+
+
+def _write_patients(
+    folder: Path, design: Scenario, n_trials: int, posterior: Path | None, seed: int, engine: str, null: bool
+) -> None:
+    from inference.commands.simulate import write_parquet
+    from inference.trials import posterior_draws
+    from inference.whatif import patients
+    from inference.whatif.null import under_null
+
+    draws = posterior_draws(posterior, min(design.trial.posterior_draws, design.trial.n_trials))
+    with bars() as progress:
+        tables = patients.parts(under_null(design) if null else design, draws, n_trials, seed, engine, progress)
+        write_parquet(folder / patients.FILE, tables)
 
 
 def show(title: str, table: pd.DataFrame) -> None:

@@ -1,0 +1,134 @@
+"""A user's own table of patients, from which virtual ones take baseline count, weight and covariates.
+
+A CSV file with a row a patient: ``baseline_1e9_per_l`` and ``weight_kg``, and as many of the columns ``COVARIATES`` (0
+or 1) as are known. Covariates without a column, and all random effects, are drawn as without a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from pkpd.datatables import records
+from pkpd.errors import InputError
+from pkpd.tomlfile import shown
+from pkpd.validated import List, Table
+
+if TYPE_CHECKING:
+    from pkpd import cohort
+
+LARGEST = {"baseline_1e9_per_l": 10_000.0, "weight_kg": 1_000.0}  # the columns that are needed, all above 0
+COVARIATES = ("female", "splenectomy", "corticosteroid", "east_asian", "hepatic_impairment")
+MAX_ROWS = 100_000  # a patient's row is drawn by one uniform of 23 bits
+T = TypeVar("T")
+
+
+class PatientTable(Table):
+    """Columns of a table of patients; ``file`` as the scenario names it. ``covariates``: 0 or 1, by column."""
+
+    file: str
+    baseline_1e9_per_l: List[float]
+    weight_kg: List[float]
+    covariates: dict[str, List[int]]
+
+    @property
+    def rows(self) -> int:
+        """Number of patients."""
+        return len(self.weight_kg)
+
+    def __repr__(self) -> str:
+        """With a hash of the content: scenarios are told apart by their text."""
+        content = hashlib.sha256(self.model_dump_json(exclude={"file"}).encode()).hexdigest()
+        return f"PatientTable(file={self.file!r}, rows={self.rows}, sha256={content!r})"
+
+
+def read_patients(name: Any, folder: Path) -> PatientTable:
+    """The table of a CSV file, checked; InputError that names file, line (the header is 1), column and value."""
+    if isinstance(name, PatientTable):
+        return name
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InputError(f"{shown(name)}: legal: the path of a CSV file")
+    path = folder / name
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for a writer
+        raise InputError(f"{path}: is no regular file; a CSV file is expected")
+    found = records(path, tuple(LARGEST), COVARIATES)
+    if not 0 < len(found) <= MAX_ROWS:
+        raise InputError(f"{path}: {len(found)} rows below the header; legal: from 1 to {MAX_ROWS}")
+
+    def column(name: str, read: Callable[[str], T | None], legal: str) -> tuple[T, ...]:
+        values = [(line, row[name], read(row[name])) for line, row in found]
+        for line, text, value in values:
+            if value is None:
+                raise InputError(f"{path}: line {line}: {name} = {shown(text)}; legal: {legal}")
+        return tuple(value for _, _, value in values if value is not None)
+
+    def number(name: str) -> tuple[float, ...]:
+        most = LARGEST[name]
+        return column(name, lambda text: _positive(text, most), f"a number above 0 and at most {most:g}")
+
+    return PatientTable(
+        file=name,
+        baseline_1e9_per_l=number("baseline_1e9_per_l"),
+        weight_kg=number("weight_kg"),
+        covariates={name: column(name, _yes_or_no, "0 or 1") for name in COVARIATES if name in found[0][1]},
+    )
+
+
+def _positive(text: str, most: float) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < np.float32(value) and value <= most else None  # single precision, as it is used
+
+
+def _yes_or_no(text: str) -> int | None:
+    return {"0": 0, "1": 1}.get(text)
+
+
+def eligible(table: PatientTable, platelets_below_1e9_per_l: float) -> PatientTable:
+    """The patients whose baseline count lies below the limit, in single precision as the engine compares it.
+
+    InputError where there are none.
+    """
+    baseline = np.asarray(table.baseline_1e9_per_l, np.float32)
+    rows = np.flatnonzero(baseline < np.float32(platelets_below_1e9_per_l))
+    if not len(rows):
+        raise InputError(
+            f"patients = {shown(table.file)}: none of {table.rows} patients is eligible, the lowest baseline count is "
+            f"{min(table.baseline_1e9_per_l):g}; legal: one at least below {platelets_below_1e9_per_l:g}"
+        )
+    return table.model_copy(
+        update={
+            **{name: tuple(getattr(table, name)[i] for i in rows) for name in LARGEST},
+            "covariates": {name: tuple(column[i] for i in rows) for name, column in table.covariates.items()},
+        }
+    )
+
+
+def as_arrays(table: PatientTable) -> cohort.Table:
+    """The patients as the engine draws them, in single precision for either precision of the courses."""
+    from pkpd import cohort
+    from pkpd.parameters import CovariateRatios
+
+    def column(values: Sequence[float] | None) -> Any:
+        return None if values is None else np.asarray(values, np.float32)
+
+    names = (name.removesuffix("_clearance_ratio") for name in CovariateRatios._fields)
+    has = CovariateRatios(*(column(table.covariates.get(name)) for name in names))
+    return cohort.Table(column(table.baseline_1e9_per_l), column(table.weight_kg), has)
+
+
+def describe(table: PatientTable, platelets_below_1e9_per_l: float) -> str:
+    """Who of the table is drawn, on one line."""
+    used = eligible(table, platelets_below_1e9_per_l)
+    left_out = table.rows - used.rows
+    also = "".join(f", {100 * np.mean(column):.3g}% {name}" for name, column in used.covariates.items())
+    middle = (
+        f"median baseline {np.median(used.baseline_1e9_per_l):.4g}, weight {np.median(used.weight_kg):.4g} kg{also}"
+    )
+    return f"Patients: drawn from {used.rows} of {table.file} ({left_out} not eligible, left out), {middle}"
