@@ -142,10 +142,22 @@ def trial(
         int | None,
         typer.Option(metavar="N", min=0, help="Write trial N (from 0) to --out as a data set with NONMEM's columns."),
     ] = None,
+    find_n: Annotated[
+        float | None,
+        typer.Option("--find-n", metavar="POWER", help="Search the smallest size with this power, arms in proportion."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run of --out.")] = False,
     force: Force = False,
 ) -> None:
     """Operating characteristics of a trial design: endpoints of every arm, power or type I error, interim looks."""
+    if find_n is not None:
+        from inference.commands import search
+
+        others = {"--null": null, "--dataset": dataset is not None, "--resume": resume}
+        return search.run(
+            scenario, find_n, settings=set_ or [], posterior=posterior, out=out, seed=seed, engine=engine.value,
+            scheduler=scheduler, force=force, not_with=[name for name, given in others.items() if given],
+        )  # fmt: skip
     from inference.commands.trial import run
 
     run(

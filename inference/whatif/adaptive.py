@@ -59,8 +59,7 @@ def promising_step(
     quantile = (critical - z * np.sqrt(t)) / np.sqrt(1 - t)  # of the conditional error
     hopeful = (drift > 0) & (stats.norm.sf(quantile - drift * np.sqrt(1 - t)) < conditional_power)
     needed = t + ((quantile + stats.norm.ppf(conditional_power)) / np.where(hopeful, drift, 1)) ** 2
-    # a size that rounding of patients makes needed + 1e-12 is enough
-    step = np.minimum(np.searchsorted(r, needed - 1e-9), len(r) - 1)
+    step = np.minimum(np.searchsorted(r, needed - 1e-9), len(r) - 1)  # a size short of it by rounding is enough
     error = conditional_error(z, t, r[step], critical, sided)
     promising = hopeful & (error <= conditional_error(z, t, 1.0, critical, sided))
     return np.where(promising, step, 0)
