@@ -130,9 +130,9 @@ def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Row
             rows.add(comparison, f"dropped_at_look_{at}", found.dropped[:, i])
             rows.add(comparison, f"kept_at_look_{at}", look >= at)
         if design.interims.reestimate is not None:
-            rows.add(comparison, f"extended_at_look_{design.interims.reestimate.at_look}", look > last)
-            rows.add_mean(comparison, f"{chance}_{analysis.test}_if_extended", found.rejected[:, i] & (look > last),
-                          look > last)  # fmt: skip
+            extended = look > last
+            rows.add(comparison, f"extended_at_look_{design.interims.reestimate.at_look}", extended)
+            rows.add_mean(comparison, "rejected_if_extended", found.rejected[:, i] & extended, extended)
 
 
 def _of_the_trial(design: Scenario, found: Decisions, rows: Rows, chance: str) -> None:

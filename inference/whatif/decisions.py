@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 class Decisions(NamedTuple):
     """Arrays [trials, comparisons]: whether the null was rejected, the look that ended the comparison (a row of
-    ``sizes_analysed``: one past the looks is a last look at a re-estimated size), whether it ended as futile, whether it
-    would be rejected were futility ignored, and whether the arm was dropped."""
+    ``sizes_analysed``: one past the looks is a last look at a re-estimated size), whether it ended as futile, whether
+    it would be rejected were futility ignored, and whether the arm was dropped."""
 
     rejected: np.ndarray
     look: np.ndarray

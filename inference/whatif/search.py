@@ -121,8 +121,8 @@ def find_n(design: Scenario, power: float, seed: int, simulate: Simulate) -> Ite
 
 def _tried(design: Scenario, role: str, seed: int, simulate: Simulate) -> Tried:
     row = power_of(design, simulate(design, seed))
-    figures = (float(row[key]) for key in ("estimate", "mc_se", "lower", "upper"))
-    return Tried(design, role, seed, *figures, int(row["n_trials"]))
+    power, mc_se, lower, upper = (float(row[key]) for key in ("estimate", "mc_se", "lower", "upper"))
+    return Tried(design, role, seed, power, mc_se, lower, upper, int(row["n_trials"]))
 
 
 def _sizes(design: Scenario) -> str:
