@@ -146,10 +146,22 @@ def trial(
         bool,
         typer.Option("--patients", help="Write a row a patient to --out, and for several designs who gains and loses."),
     ] = False,
+    find_n: Annotated[
+        float | None,
+        typer.Option("--find-n", metavar="POWER", help="Search the smallest size with this power, arms in proportion."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run of --out.")] = False,
     force: Force = False,
 ) -> None:
     """Operating characteristics of a trial design: endpoints of every arm, power or type I error, interim looks."""
+    if find_n is not None:
+        from inference.commands import search
+
+        others = {"--null": null, "--dataset": dataset is not None, "--patients": patients, "--resume": resume}
+        return search.run(
+            scenario, find_n, settings=set_ or [], posterior=posterior, out=out, seed=seed, engine=engine.value,
+            scheduler=scheduler, force=force, not_with=[name for name, given in others.items() if given],
+        )  # fmt: skip
     from inference.commands.trial import run
 
     run(

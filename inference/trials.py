@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from inference.studies import values_of
 from inference.whatif import characteristics, effects, further, per_trial, runs
 from inference.whatif.calendar import calendar
 from inference.whatif.characteristics import SUMMARY_COLUMNS
-from inference.whatif.counts import Counts, sizes_at_looks, stated
+from inference.whatif.counts import Counts, sizes_analysed, stated
 from inference.whatif.decisions import decide
 from inference.whatif.errors import cautious_se, clustered_se, quantile_with_se, wilson
 from inference.whatif.null import under_null
@@ -190,7 +190,8 @@ def patient_blocks(
 ) -> Callable[[int, int], Counts]:
     """A function of first trial and number that simulates these trials and counts responders."""
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
-    total, names = sum(a.n for a in arms), design.endpoint_names
+    groups, sizes, names = list(_groups(design, arms)), sizes_analysed(design), design.endpoint_names
+    total = sum(a.n for _, a, _ in groups)
     by_patient = design.analysis is not None and design.analysis.by_patient
     by_count = design.analysis is not None and not by_patient
 
@@ -198,36 +199,51 @@ def patient_blocks(
         by_arm = {a.name: np.zeros((n, len(names)), np.int32) for a in arms}
         sums = {a.name: np.zeros((n, len(further.names(design)))) for a in arms}
         numbers = {a.name: np.zeros(x.shape, np.int32) for a, x in zip(arms, sums.values(), strict=True)}
-        by_look = np.zeros((n, len(sizes_at_looks(design)), len(arms)), np.int64)
-        outcomes: list[list[effects.Patients]] = [[] for _ in arms]
+        by_look = np.zeros((n, len(sizes), len(arms)), np.int64)
+        patients: list[effects.Patients] = []
         done = 0
-        for index, a in enumerate(arms):
-            row = 0
+        for index, a, start in groups:
+            row, outcomes = 0, []
             for _, number, v in courses(design, a, draws, n, seed, engine, first):
                 at = number - first
-                seen, rescued = endpoints.until(design.landmark, v.platelets_observed, v.rescued)
-                np.add.at(by_arm[a.name], at, np.asarray(endpoints.events(seen, v.baseline, rescued)).T)
-                values, present = further.values(design, a, v)
-                _add(sums[a.name], at, values)
-                _add(numbers[a.name], at, present)
+                if start == 0:
+                    seen, rescued = endpoints.until(design.landmark, v.platelets_observed, v.rescued)
+                    np.add.at(by_arm[a.name], at, np.asarray(endpoints.events(seen, v.baseline, rescued)).T)
+                    values, present = further.values(design, a, v)
+                    _add(sums[a.name], at, values)
+                    _add(numbers[a.name], at, present)
                 if design.analysis is not None:
                     own = effects.observed(design, a, v)
-                    outcomes[index].append(own)
                     if by_count:
-                        place = (row + np.arange(len(number))) % a.n
-                        look = np.searchsorted(sizes_at_looks(design)[:, index], place, side="right")
+                        place = start + (row + np.arange(len(number))) % a.n
+                        look = np.searchsorted(sizes[:, index], place, side="right")
                         np.add.at(by_look[:, :, index], (at, look), own.value & own.present)
-                        outcomes[index].clear()
+                    else:
+                        outcomes.append(own)
                 row += len(number)
                 done += len(number)
                 progress("trials", first + done // total, design.trial.n_trials)
-        found = None
-        if by_patient:
-            patients = [effects.arranged(parts, a.n) for parts, a in zip(outcomes, arms, strict=True)]
-            found = effects.effects(design, patients, seed, first)
+            if by_patient and start == 0:
+                patients.append(effects.arranged(outcomes, a.n))
+            elif by_patient:
+                patients[index] = effects.with_later(patients[index], effects.arranged(outcomes, a.n))
+        found = effects.effects(design, patients, seed, first) if by_patient else None
         return Counts(names, by_arm, by_look.cumsum(axis=1) if by_count else None, found, sums, numbers)
 
     return block
+
+
+def _groups(design: Scenario, arms: Sequence[PlannedArm]) -> Iterator[tuple[int, PlannedArm, int]]:
+    """Each arm by its number, then who a re-estimation may ask for beyond its n: (arm, patients, place of the first).
+
+    The latter are numbered after all others, so that the planned patients are those of the same design without it.
+    """
+    yield from ((index, a, 0) for index, a in enumerate(arms))
+    first = sum(a.n for a in arms)
+    for index, (a, most) in enumerate(zip(arms, sizes_analysed(design)[-1].tolist(), strict=True)):
+        if most > a.n:
+            yield index, a._replace(n=most - a.n, first_patient=first), a.n
+            first += most - a.n
 
 
 def _add(total: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pkpd.adaptation import DropLosers, Reestimate, check_adaptation
 from pkpd.errors import InputError, nearest
 from pkpd.estimands import Estimand
 from pkpd.tomlfile import shown
@@ -182,6 +183,8 @@ class Interims(Table):
     spending_parameter: float | None = Field(default=None, ge=-40, le=40)
     futility: Literal["none", "conditional-power", "predictive-power"] = "none"
     futility_below: float | None = Field(default=None, gt=0, lt=1)
+    drop_losers: DropLosers | None = None
+    reestimate: Reestimate | None = None
 
     @field_validator("looks")
     @classmethod
@@ -266,3 +269,4 @@ def check_interims(interims: Interims, analysis: Analysis | None, sizes: Mapping
         for first, second in itertools.pairwise((0, *patients_at(interims.looks, n))):
             if second <= first:
                 raise InputError(f"interims.looks: arm {shown(name)} of {n} patients has no new patient at a look")
+    check_adaptation(interims, analysis, sizes)

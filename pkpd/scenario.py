@@ -387,6 +387,8 @@ class Scenario(Table):
     def _check_accrual(self, accrual: Accrual) -> None:
         if self.trial.design == "crossover":
             raise InputError("accrual: of parallel groups only; legal: trial.design = 'parallel'")
+        if self.interims and self.interims.drop_losers:
+            raise InputError("accrual: the calendar takes all arms to their end; legal: without interims.drop_losers")
         stated = bool(self.outcome and self.outcome.response_probability)
         if stated and accrual.endpoint_d is None:
             raise InputError("accrual.endpoint_d is missing: the day of the endpoint whose probability is stated")

@@ -10,7 +10,7 @@ from pkpd.patients import describe as describe_table
 from pkpd.published import targets
 
 if TYPE_CHECKING:
-    from pkpd.analysis import Analysis
+    from pkpd.analysis import Analysis, Interims
     from pkpd.scenario import Arm, Scenario
     from pkpd.stages import StageArm
 
@@ -167,4 +167,26 @@ def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
         lines.append(f"Looks: at {', '.join(f'{t:.4g}' for t in looks.looks)} of the patients, {looks.boundary}{extra}")
         if looks.futility_below is not None:
             lines.append(f"Futility: {looks.futility} below {looks.futility_below:g}, non-binding")
+        lines += _adaptation(scenario, looks)
+    return lines
+
+
+def _adaptation(scenario: Scenario, looks: Interims) -> list[str]:
+    """What the trial may change at a look."""
+    lines, analysis = [], scenario.analysis
+    assert analysis is not None
+    if looks.drop_losers is not None:
+        drop, started = looks.drop_losers, len(scenario.active_arms)
+        by = "test statistic" if analysis.by_patient else "response rate"
+        lines.append(
+            f"Drop the losers: after look {drop.at_look} the best {drop.keep} of {started} active arms by {by} go on, "
+            f"ties to the earlier; every test at alpha/{started}"
+        )
+    if looks.reestimate is not None:
+        grow = looks.reestimate
+        lines.append(
+            f"Re-estimation: after look {grow.at_look}, if promising (Mehta and Pocock 2011), up to "
+            f"{grow.max_factor:g} times the patients in {grow.steps} steps, for a conditional power of "
+            f"{grow.conditional_power:g}; the last test stays the same"
+        )
     return lines

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from inference.whatif.counts import CELL, sizes_at_looks
+from inference.whatif.counts import CELL, looks_of, sizes_analysed
 from pkpd import random
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ DAYS_A_WEEK = 7.0
 
 
 def calendar(design: Scenario, seed: int, first: int, n_trials: int) -> np.ndarray | None:
-    """Day of each look from the first patient in, and patients randomised by then, [trials, looks, 2]; None without
-    ``[accrual]``.
+    """Day of each look from the first patient in, and patients randomised by then, [trials, rows, 2]; None without
+    ``[accrual]``. The rows are those of ``counts.sizes_analysed``.
 
     Patients come by a Poisson process whose rate grows to its full value over the ramp, and are randomised as they
     come, all arms in proportion. A look is taken when the last of its patients has the endpoint; who came in the
@@ -28,7 +28,8 @@ def calendar(design: Scenario, seed: int, first: int, n_trials: int) -> np.ndarr
     """
     if design.accrual is None:
         return None
-    sizes = sizes_at_looks(design).sum(axis=1)
+    sizes = sizes_analysed(design).sum(axis=1)
+    full = np.maximum(sizes, sizes[len(looks_of(design)) - 1])  # who may have come by a row's day
     total = int(sizes[-1])
     cells = np.arange(first // CELL, -(-(first + n_trials) // CELL))
     skipped = first - CELL * int(cells[0])
@@ -36,6 +37,7 @@ def calendar(design: Scenario, seed: int, first: int, n_trials: int) -> np.ndarr
     arrival = arrival - arrival[:, :1]
     day = arrival[:, sizes - 1] + design.endpoint_d
     enrolled = np.stack([(arrival <= at[:, None]).sum(axis=1) for at in day.T], axis=1)
+    enrolled = np.minimum(enrolled, full)
     return np.stack([day, enrolled], axis=2)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from inference.whatif import further
 from inference.whatif.calendar import DAYS_A_WEEK
-from inference.whatif.counts import Counts, sizes_at_looks, stated_probabilities
+from inference.whatif.counts import Counts, looks_of, sizes_analysed, stated_probabilities
 from inference.whatif.decisions import Decisions, columns_of, decide
 from inference.whatif.errors import NORMAL_95, clustered_se, quantile_with_se, wilson
 from inference.whatif.estimated import Estimated, bounds
@@ -95,7 +95,7 @@ def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) ->
 def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Rows, chance: str) -> None:
     analysis, (control, active) = design.analysis, columns_of(design)
     assert analysis is not None
-    n_looks = len(sizes_at_looks(design))
+    last = len(looks_of(design)) - 1
     for i, arm in enumerate(active):
         comparison = f"{design.arms[arm].name} vs {analysis.control}"
         look = found.look[:, i]
@@ -121,29 +121,40 @@ def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Row
         if chance == "type_1_error" and design.interims.futility != "none":
             ignoring = found.rejected_ignoring_futility[:, i]
             rows.add(comparison, f"{chance}_{analysis.test}_futility_ignored", ignoring)
-        for k in range(n_looks):
-            rows.add(comparison, f"rejected_at_look_{k + 1}", found.rejected[:, i] & (look == k))
-            if design.interims.futility != "none" and k + 1 < n_looks:
+        for k in range(last + 1):
+            rows.add(comparison, f"rejected_at_look_{k + 1}", found.rejected[:, i] & (np.minimum(look, last) == k))
+            if design.interims.futility != "none" and k < last:
                 rows.add(comparison, f"futile_at_look_{k + 1}", found.futile[:, i] & (look == k))
+        if design.interims.drop_losers is not None:
+            at = design.interims.drop_losers.at_look
+            rows.add(comparison, f"dropped_at_look_{at}", found.dropped[:, i])
+            rows.add(comparison, f"kept_at_look_{at}", look >= at)
+        if design.interims.reestimate is not None:
+            extended = look > last
+            rows.add(comparison, f"extended_at_look_{design.interims.reestimate.at_look}", extended)
+            rows.add_mean(comparison, "rejected_if_extended", found.rejected[:, i] & extended, extended)
 
 
 def _of_the_trial(design: Scenario, found: Decisions, rows: Rows, chance: str) -> None:
-    control, active = columns_of(design)
-    if len(active) > 1:
+    if len(design.active_arms) > 1:
         rows.add(TRIAL, f"{chance}_any", found.rejected.any(axis=1))
         rows.add(TRIAL, f"{chance}_all", found.rejected.all(axis=1))
     if design.interims is not None:
-        sizes = sizes_at_looks(design)
-        patients = sum(sizes[found.look[:, i], arm] for i, arm in enumerate(active))
-        patients = patients + sizes[found.look.max(axis=1), control]  # as long as any comparison goes on
-        rows.add(TRIAL, "patients", patients.astype(np.float64))
+        rows.add(TRIAL, "patients", patients(design, found).astype(np.float64))
+
+
+def patients(design: Scenario, found: Decisions) -> np.ndarray:
+    """Patients [trials] whose outcomes a sequential trial uses; the control goes on as long as any comparison."""
+    sizes, (control, active) = sizes_analysed(design), columns_of(design)
+    of_arms = np.stack([sizes[found.look[:, i], arm] for i, arm in enumerate(active)])
+    return np.asarray(of_arms.sum(axis=0) + sizes[found.look.max(axis=1), control])
 
 
 def _of_the_calendar(design: Scenario, calendar: np.ndarray, last: np.ndarray | None, rows: Rows) -> None:
     """When looks can be taken, and how long the trial lasts and whom it takes in if it ends with look ``last``."""
     assert design.accrual is not None
     end = np.full(len(calendar), calendar.shape[1] - 1) if last is None else last
-    for k in range(calendar.shape[1] if design.interims else 0):
+    for k in range(len(looks_of(design)) if design.interims else 0):
         rows.add(TRIAL, f"week_of_look_{k + 1}", calendar[:, k, 0] / DAYS_A_WEEK)
         rows.add(TRIAL, f"randomised_by_look_{k + 1}", calendar[:, k, 1])
     day, randomised = calendar[np.arange(len(calendar)), end].T
@@ -170,7 +181,7 @@ def estimated(
     analysis, (control, active) = design.analysis, columns_of(design)
     assert analysis is not None
     effect, low, high = np.empty((3, len(look)))
-    for k, sizes in enumerate(sizes_at_looks(design)):
+    for k, sizes in enumerate(sizes_analysed(design)):
         at = look == k
         if counts.effects is not None:
             found = Estimated(*counts.effects[at, k, comparison].T)

@@ -21,8 +21,9 @@ class Counts(NamedTuple):
     """Responders of trials.
 
     names: endpoints that are reported. by_arm: counts [trials, endpoints] at the end of each arm. analysed: responders
-    of the analysis' endpoint among the patients of each look [trials, looks, arms], cumulative; None without analysis,
-    or where that needs each patient's outcome: then effects [trials, looks, comparisons, 4] are estimate, se, z against
+    of the analysis' endpoint among the patients of each row of ``sizes_analysed`` (the looks, then what a re-estimation
+    may ask for) [trials, rows, arms], cumulative; None without analysis, or where that needs each patient's outcome:
+    then effects [trials, rows, comparisons, 4] are estimate, se, z against
     the margin and degrees of freedom of each comparison. sums and numbers: by arm [trials, further endpoints], of
     ``further``: sums over patients, and numbers of the patients they are of. calendar: see ``calendar``.
     """
@@ -44,6 +45,13 @@ def looks_of(design: Scenario) -> tuple[float, ...]:
 def sizes_at_looks(design: Scenario) -> np.ndarray:
     """Patients [looks, arms] of each arm at each look."""
     return np.array([patients_at(looks_of(design), arm.n) for arm in design.arms]).T
+
+
+def sizes_analysed(design: Scenario) -> np.ndarray:
+    """Patients [rows, arms] of each arm at each look, then at each size that a re-estimation may choose."""
+    grow = design.interims.reestimate if design.interims else None
+    more = [patients_at(grow.factors if grow else (), arm.n) for arm in design.arms]
+    return np.concatenate([sizes_at_looks(design), np.array(more, int).T])
 
 
 def endpoint_of_visit(day: int) -> str:
@@ -69,7 +77,7 @@ def stated(design: Scenario, seed: int, first: int, n_trials: int) -> Counts:
     arm, and two designs share their random numbers. Visits of a profile share them too: each has its own law only.
     """
     names, probabilities = stated_probabilities(design)
-    sizes = sizes_at_looks(design)
+    sizes, planned = sizes_analysed(design), len(looks_of(design)) - 1
     cells = np.arange(first // CELL, -(-(first + n_trials) // CELL))
     skipped = first - CELL * int(cells[0])
     by_arm, analysed = {}, []
@@ -80,7 +88,7 @@ def stated(design: Scenario, seed: int, first: int, n_trials: int) -> Counts:
             name: np.cumsum([binomial_quantile(u[k], int(n), p) for k, n in enumerate(new)], axis=0)
             for name, p in zip(names, probabilities[arm.name], strict=True)
         }
-        by_arm[arm.name] = np.stack([counts[name][-1] for name in names], axis=1)
+        by_arm[arm.name] = np.stack([counts[name][planned] for name in names], axis=1)
         if design.analysis is not None:
             analysed.append(counts[design.analysis.endpoint].T)
     return Counts(names, by_arm, np.stack(analysed, axis=2) if analysed else None)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import stats
 
-from inference.whatif import bayes, boundaries, estimated, multiplicity
-from inference.whatif.counts import Counts, looks_of, sizes_at_looks
+from inference.whatif import adaptive, bayes, boundaries, estimated, multiplicity
+from inference.whatif.counts import Counts, looks_of, sizes_analysed
 from inference.whatif.two_by_two import p_values, z_values
 
 if TYPE_CHECKING:
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 class Decisions(NamedTuple):
-    """Arrays [trials, comparisons]: whether the null was rejected, the index of the look that ended the comparison,
-    whether it ended as futile, and whether it would be rejected were futility ignored."""
+    """Arrays [trials, comparisons]: whether the null was rejected, the look that ended the comparison (a row of
+    ``sizes_analysed``: one past the looks is a last look at a re-estimated size), whether it ended as futile, whether
+    it would be rejected were futility ignored, and whether the arm was dropped."""
 
     rejected: np.ndarray
     look: np.ndarray
     futile: np.ndarray
     rejected_ignoring_futility: np.ndarray
+    dropped: np.ndarray
 
 
 def decide(design: Scenario, counts: Counts) -> Decisions:
@@ -31,7 +33,7 @@ def decide(design: Scenario, counts: Counts) -> Decisions:
         return _sequential(design, counts)
     rejected = _fixed(design, counts)
     nothing = np.zeros(rejected.shape, bool)
-    return Decisions(rejected, np.zeros(rejected.shape, np.int64), nothing, rejected)
+    return Decisions(rejected, np.zeros(rejected.shape, np.int64), nothing, rejected, nothing)
 
 
 def columns_of(design: Scenario) -> tuple[int, list[int]]:
@@ -87,7 +89,7 @@ def effects_at(counts: Counts, look: int) -> estimated.Estimated:
 def _tables(design: Scenario, counts: Counts, look: int) -> list[tuple[np.ndarray, int, np.ndarray, int]]:
     """Responders and patients of each active arm and of the control at a look."""
     assert counts.analysed is not None
-    sizes, (control, active) = sizes_at_looks(design)[look], columns_of(design)
+    sizes, (control, active) = sizes_analysed(design)[look], columns_of(design)
     y, n = counts.analysed[:, look], sizes.tolist()
     return [(y[:, arm], n[arm], y[:, control], n[control]) for arm in active]
 
@@ -110,29 +112,58 @@ def _fixed(design: Scenario, counts: Counts) -> np.ndarray:
 
 
 def _sequential(design: Scenario, counts: Counts) -> Decisions:
-    """Each comparison by itself: it ends at the first look that rejects or is futile, and at the last."""
+    """Each comparison by itself: it ends at the first look that rejects, is futile or drops it, and at the last."""
+    assert design.interims is not None
+    found = _look_by_look(design, counts, binding=True)
+    if design.interims.futility_below is None:
+        return found
+    return found._replace(rejected_ignoring_futility=_look_by_look(design, counts, binding=False).rejected)
+
+
+def _look_by_look(design: Scenario, counts: Counts, binding: bool) -> Decisions:
+    """The decisions; not ``binding``: futility is ignored."""
     analysis, interims = design.analysis, design.interims
     assert analysis is not None and interims is not None
-    critical = critical_values(design)
-    levels = boundaries.nominal_levels(critical, analysis.sided)
+    critical, looks = critical_values(design), looks_of(design)
+    levels, last = boundaries.nominal_levels(critical, analysis.sided), len(looks) - 1
     shape = _p_values(design, counts, 0).shape
-    open_, open_ignoring = np.ones(shape, bool), np.ones(shape, bool)
-    rejected, futile, ignoring = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, bool)
-    look = np.full(shape, len(levels) - 1)
-    for k, t in enumerate(looks_of(design)):
-        crossed = _p_values(design, counts, k) <= levels[k]
-        ignoring |= open_ignoring & crossed
-        open_ignoring &= ~crossed
-        rejected |= open_ & crossed
-        ends = open_ & crossed
-        if interims.futility_below is not None and t < 1:
+    open_, rejected, futile, dropped = np.ones(shape, bool), *np.zeros((3, *shape), bool)
+    look, final = np.zeros(shape, np.int64), np.full(shape, last)  # rows of sizes_analysed
+    for k, t in enumerate(looks):
+        p = _p_values(design, counts, k) if k < last else _p_at(design, counts, final)
+        look = np.where(open_, k if k < last else final, look)
+        crossed = open_ & (p <= levels[k])
+        rejected |= crossed
+        open_ &= ~crossed
+        if binding and interims.futility_below is not None and k < last:
             z = _z_values(design, counts, k)
-            hopeless = power_to_come(z, t, critical[-1], interims.futility) < interims.futility_below
-            futile |= open_ & ~crossed & hopeless
-            ends |= open_ & hopeless
-        look = np.where(ends, k, look)
-        open_ &= ~ends
-    return Decisions(rejected, look, futile, ignoring)
+            hopeless = open_ & (power_to_come(z, t, critical[-1], interims.futility) < interims.futility_below)
+            futile |= hopeless
+            open_ &= ~hopeless
+        if interims.drop_losers is not None and k + 1 == interims.drop_losers.at_look:
+            lost = open_ & ~adaptive.best(_merit(design, counts, k), open_, interims.drop_losers.keep)
+            dropped |= lost
+            open_ &= ~lost
+        if interims.reestimate is not None and k + 1 == interims.reestimate.at_look:
+            info, z = adaptive.information(design), _z_values(design, counts, k)
+            power = interims.reestimate.conditional_power
+            final = last + adaptive.promising_step(z, info[k], info[last:], critical[-1], analysis.sided, power)
+    return Decisions(rejected, look, futile, rejected, dropped)
+
+
+def _p_at(design: Scenario, counts: Counts, row: np.ndarray) -> np.ndarray:
+    """p [trials, comparisons] with the patients of a row of ``sizes_analysed`` each, ``row`` of that shape."""
+    p = np.empty(row.shape)
+    for k in np.unique(row):
+        p = np.where(row == k, _p_values(design, counts, k), p)
+    return p
+
+
+def _merit(design: Scenario, counts: Counts, look: int) -> np.ndarray:
+    """What arms are ranked by at a look, [trials, comparisons]: response rate, or statistic of estimated effects."""
+    if counts.effects is not None:
+        return _z_values(design, counts, look)
+    return np.stack([y / n for y, n, _, _ in _tables(design, counts, look)], axis=1)
 
 
 def power_to_come(z: np.ndarray, t: float, critical: float, kind: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from inference.whatif import mantel_haenszel, survival
 from inference.whatif.ancova import ancova
-from inference.whatif.counts import sizes_at_looks
+from inference.whatif.counts import sizes_analysed
 from inference.whatif.decisions import columns_of
 from inference.whatif.estimated import Estimated, against
 from inference.whatif.logistic import logistic
@@ -81,14 +81,19 @@ def arranged(parts: Sequence[Patients], n: int) -> Patients:
     return Patients(*(None if leaf is None else leaf.reshape(-1, n, *leaf.shape[1:]) for leaf in joined))
 
 
-def effects(design: Scenario, arms: Sequence[Patients], seed: int, first: int) -> np.ndarray:
-    """What the analysis estimates, [trials, looks, comparisons, 4]: estimate, se, z against the margin, df.
+def with_later(first: Patients, later: Patients) -> Patients:
+    """The patients of an arm and those that came after them, both ``arranged``."""
+    return Patients(*(None if a is None else np.concatenate([a, b], axis=1) for a, b in zip(first, later)))  # noqa: B905
 
-    ``arms``: outcomes of all arms in order; trials are numbered from ``first`` on. At a look the patients enrolled by
-    then take part, who are the first of each arm.
+
+def effects(design: Scenario, arms: Sequence[Patients], seed: int, first: int) -> np.ndarray:
+    """What the analysis estimates, [trials, rows, comparisons, 4]: estimate, se, z against the margin, df.
+
+    ``arms``: outcomes of all arms in order; trials are numbered from ``first`` on. Rows: those of
+    ``sizes_analysed``; the patients enrolled by then take part, who are the first of each arm.
     """
     control, active = columns_of(design)
-    sizes = sizes_at_looks(design)
+    sizes = sizes_analysed(design)
 
     def group(start: int) -> np.ndarray:
         some = [Patients(*(None if x is None else x[start : start + GROUP] for x in arm)) for arm in arms]

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inference.whatif import further
-from inference.whatif.characteristics import effect_of, estimated
-from inference.whatif.counts import Counts
+from inference.whatif.characteristics import TRIAL, effect_of, estimated, patients
+from inference.whatif.counts import Counts, looks_of
 from inference.whatif.decisions import columns_of, decide
 from inference.whatif.runs import chunks, trials_of
 
@@ -47,6 +47,8 @@ def parts(design: Scenario, counts: Counts, n_draws: int, rows: int = ROWS) -> I
     ``ARM vs CONTROL: risk_difference`` (or another effect, as the test estimates it), ``..: lower``, ``..: upper``: of
     the analysis' endpoint, and the bounds of its interval at the analysis' confidence. ``..: rejected``: whether the
     null was. ``..: look``: number of that look, from 1. ``..: futile``: whether it ended as futile; with interims only.
+    ``..: dropped``: whether the arm was, where losers are. ``..: extended``: whether a re-estimation added patients.
+    ``whole trial: patients``: whose outcomes were used, with interims only.
     """
     n_trials = len(next(iter(counts.by_arm.values())))
     for chunk in chunks(n_trials, rows):
@@ -75,7 +77,15 @@ def _rows(design: Scenario, counts: Counts, first: int, n_draws: int) -> pd.Data
         for name, values in zip((effect_of(design.analysis), "lower", "upper"), figures, strict=True):
             columns[f"{comparison}: {name}"] = values
         columns[f"{comparison}: rejected"] = found.rejected[:, i]
-        columns[f"{comparison}: look"] = (look + 1).astype(np.int32)
-        if design.interims is not None:
-            columns[f"{comparison}: futile"] = found.futile[:, i]
+        last = len(looks_of(design))
+        columns[f"{comparison}: look"] = np.minimum(look + 1, last).astype(np.int32)
+        if design.interims is None:
+            continue
+        columns[f"{comparison}: futile"] = found.futile[:, i]
+        if design.interims.drop_losers is not None:
+            columns[f"{comparison}: dropped"] = found.dropped[:, i]
+        if design.interims.reestimate is not None:
+            columns[f"{comparison}: extended"] = look >= last
+    if design.interims is not None:
+        columns[f"{TRIAL}: patients"] = patients(design, found).astype(np.int32)
     return pd.DataFrame(columns)

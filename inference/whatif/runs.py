@@ -16,7 +16,7 @@ import numpy as np
 
 from inference import manifest
 from inference.checkpoint import NOTHING_KEPT, Arrays, Checkpoint
-from inference.whatif.counts import CELL, Counts
+from inference.whatif.counts import CELL, Counts, sizes_analysed
 from pkpd.devices import GPU_TILE, REFERENCE_TILE, TILE, resolve_engine, tile_width
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Until(NamedTuple):
 
 
 def patients_of(design: Scenario) -> int:
-    """Patients of one trial, in all arms."""
-    return sum(arm.n for arm in design.arms)
+    """Patients of one trial, in all arms, with those of a re-estimation."""
+    return int(sizes_analysed(design)[-1].sum())
 
 
 def trials_a_chunk(design: Scenario, width: int = TILE) -> int:

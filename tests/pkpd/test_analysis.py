@@ -30,6 +30,10 @@ test = "risk-difference"
 control = "placebo"
 alpha = 0.05
 """
+BONFERRONI = "analysis.multiplicity=bonferroni"
+TWO_ARMS = "arms=[{name='high', n=40}, {name='placebo', n=20}]"
+TWO_STATED = "outcome.response_probability={high=0.5, placebo=0.1}"
+REESTIMATE = "reestimate={at_look=2, max_factor=1.5, conditional_power=0.8}"
 # settings in turn -> parts of the message
 BAD = {
     ("outcome.response_probability.high=1.5",): (
@@ -131,6 +135,32 @@ BAD = {
     ("interims={looks=[0.5, 1], boundary='pocock', futlity='none'}",): (
         "interims: unknown key 'futlity'; did you mean 'futility'?",
     ),
+    **{
+        (f"interims={{looks=[0.3, 0.6, 1], boundary='pocock', {adaptation}}}", *more): parts
+        for adaptation, more, parts in (
+            ("drop_losers={at_look=3, keep=1}", [BONFERRONI], ("drop_losers.at_look = 3", "last of 3; legal: 1 to 2")),
+            ("drop_losers={at_look=0, keep=1}", [BONFERRONI], ("interims.drop_losers.at_look = 0", "greater than")),
+            ("drop_losers={at_look=1, keep=2}", [BONFERRONI], ("keep = 2 of 2 active arms drops none; legal: 1 to 1",)),
+            ("drop_losers={at_look=1}", [BONFERRONI], ("interims.drop_losers.keep is missing",)),
+            ("drop_losers={at_look=1, kep=1}", [BONFERRONI], ("unknown key 'kep'; did you mean 'keep'?",)),
+            ("drop_losers={at_look=1, keep=1}", [], ("multiplicity = 'none' does not pay", "legal: 'bonferroni'")),
+            (
+                "drop_losers={at_look=1, keep=1}",
+                [BONFERRONI, "accrual={patients_per_week=2, endpoint_d=56}"],
+                ("accrual: the calendar takes all arms to their end",),
+            ),
+            ("drop_losers={at_look=1, keep=1}", [TWO_ARMS, TWO_STATED], ("one active arm, and none to drop",)),
+            (REESTIMATE, [], ("interims.reestimate: 2 active arms; legal: one, and the control",)),
+            (
+                REESTIMATE.replace("=2,", "=1,", 1),
+                [TWO_ARMS, TWO_STATED],
+                ("reestimate.at_look = 1: at the look before the last only; legal: 2",),
+            ),
+            (REESTIMATE.replace("1.5", "1"), [], ("interims.reestimate.max_factor = 1", "greater than 1")),
+            (REESTIMATE.replace("0.8", "80"), [], ("interims.reestimate.conditional_power = 80", "less than 1")),
+            (REESTIMATE.replace("1.5", "1.5, step=4"), [], ("unknown key 'step'; did you mean 'steps'?",)),
+        )
+    },
     ("interims={looks=[0.5, 1], boundary='pocock'}", "analysis.multiplicity=holm"): (
         "interims: multiplicity = 'holm' with several looks",
         "'none' or 'bonferroni'",
@@ -232,6 +262,14 @@ def test_described_in_words(stated):
              "futility_below=0.2}"],
             ("Looks: at 0.5, 1 of the patients, power-family with parameter 3",
              "Futility: conditional-power below 0.2, non-binding"),
+        ),
+        (
+            [BONFERRONI, "interims={looks=[0.5, 1], boundary='pocock', drop_losers={at_look=1, keep=1}}"],
+            ("Drop the losers: after look 1 the best 1 of 2 active arms by response rate go on", "alpha/2"),
+        ),
+        (
+            [TWO_ARMS, TWO_STATED, f"interims={{looks=[0.3, 0.6, 1], boundary='pocock', {REESTIMATE}}}"],
+            ("Re-estimation: after look 2, if promising", "up to 1.5 times the patients in 10 steps"),
         ),
         (["analysis.multiplicity=fixed-sequence"], ("Multiplicity: fixed-sequence, in the order high, low",)),
         (
