@@ -58,7 +58,7 @@ BAD = {
         "trial.visits_d=[7]",
         "outcome={response_profile={high=[0.5], low=[0.5], placebo=[0.5]}}",
         "analysis.endpoint=response_any",
-    ): ("analysis.endpoint = 'response_any' is unknown", "response_week_1 and so on"),
+    ): ("analysis.endpoint = 'response_any' with", "is unknown of stated responses", "response_week_1 and so on"),
     (
         "trial.visits_d=[7]",
         "outcome={response_profile={high=[0.5], low=[0.5], placebo=[0.5]}}",
@@ -74,7 +74,7 @@ BAD = {
     ("analysis.margin=-1.0",): ("analysis.margin = -1.0", "greater than -1"),
     ("analysis.test=fisher", "analysis.margin=-0.1", "analysis.sided=1"): (
         "analysis: margin = -0.1: fisher tests for no difference",
-        "'risk-difference' or 'bayesian'",
+        "'risk-difference', 'bayesian'",
     ),
     ("analysis.margni=0.1",): ("analysis: unknown key 'margni'; did you mean 'margin'?",),
     ("analysis.interval=wald",): ("analysis.interval = 'wald'", "'newcombe' or 'miettinen-nurminen'"),
