@@ -8,6 +8,7 @@ from scipy import stats
 from inference import trials
 from inference.trials import courses, patient_blocks, run_trial
 from inference.whatif.characteristics import Rows
+from inference.whatif.counts import Counts
 from inference.whatif.decisions import decide
 from inference.whatif.two_by_two import p_values
 from pkpd.planned import planned_arms
@@ -49,7 +50,7 @@ def test_clustered_error_covers_a_known_assurance():
     p = rng.beta(a, b, (runs, n_draws))[:, draw]
     counts = np.stack([rng.binomial(n, p), rng.binomial(n, p0, p.shape)], axis=-1)
     scenario = design(n=(n, n), trial={"n_trials": n_draws * each})
-    rejected = decide(scenario, counts.reshape(-1, 1, 2)).rejected[:, 0].reshape(runs, -1)
+    rejected = decide(scenario, Counts((), {}, counts.reshape(-1, 1, 2))).rejected[:, 0].reshape(runs, -1)
     rows = Rows("known", n_draws * each, n_draws)
     naive = Rows("as if all trials were of one draw", n_draws * each, 1)
     for one in rejected:

@@ -154,7 +154,9 @@ def test_an_interrupted_command_is_resumed_to_the_same_files(here, monkeypatch, 
     assert counted == [0, 500, 1000, 1000, 1500, 2000, 2500]
     for name in ("summary.csv", per_trial.FILE):
         assert (here / "r" / name).read_bytes() == (here / "whole" / name).read_bytes()
-    assert sorted(f.name for f in (here / "r").iterdir()) == ["manifest.json", "summary.csv", per_trial.FILE]
+    assert sorted(f.name for f in (here / "r").iterdir()) == [
+        "manifest.json", "report.html", "summary.csv", per_trial.FILE,
+    ]  # fmt: skip
 
 
 def test_an_unfinished_run_of_something_else_is_refused_by_name(here, monkeypatch, capsys):
