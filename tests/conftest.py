@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -17,9 +18,24 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(KEPT_ABOVE_S))
 
 ROOT = Path(__file__).resolve().parent.parent
+# Memory maps of a process beyond which its compiled programs are let go. Linux allows 65,530 by default, XLA's compiler
+# dies beyond, and every program has some; what is needed again comes back from the cache on disk.
+MAPS = 12_000
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The top of the checkout."""
     return ROOT
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_maps():
+    """Between two files: compiled programs are let go where they have become many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MAPS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()

@@ -62,7 +62,7 @@ def test_trial_writes_a_summary_and_a_manifest(work, capsys):
     assert {"drug", "placebo"} <= set(summary["comparison"]) and (summary["n_trials"] == 4).all()
     manifest = json.loads((work / "run" / "manifest.json").read_text())
     assert manifest["command"] == "trial" and manifest["seed"] == 3
-    assert set(manifest["sha256"]) == {"code", "data", "library", "scenario"}
+    assert set(manifest["sha256"]) == {"code", "data", "library", "scenario", "posterior", "options"}
     assert manifest["versions"]["jax"].count(".") == 2
 
 
@@ -180,7 +180,7 @@ def test_a_limit_on_file_sizes(work, root, command):
         env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    what = "new/o/summary.csv" if command.startswith("trial") else "new/o"
+    what = "new/o/checkpoint/identity.json" if command.startswith("trial") else "new/o"
     reason = "the file grew beyond the limit on file sizes (see ulimit -f)"
     assert done.stderr == f"pkpd: error: {what}: cannot be written: {reason}\n"
     assert sorted(path.name for path in work.iterdir()) == ["c.toml", "s.toml"]

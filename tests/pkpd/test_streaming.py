@@ -114,7 +114,7 @@ def test_failed_patients_are_in_no_other_number(patients):
 
 
 def only(v, there):
-    return trial.Visits(*(leaf[..., there] for leaf in v))
+    return jax.tree.map(lambda leaf: leaf[..., there], v)
 
 
 def test_a_summary_of_a_scenario_is_of_the_patients_of_its_simulation():
@@ -149,7 +149,7 @@ INVARIANCE = """
             devices.workers = lambda: jax.devices()[: int(many)]
         people = trial.roster(arm.population, range(9000))
         parts = list(trial.visits_of(people, arm.arm, (7, 14), 3, engine=engine))
-        whole = trial.Visits(*(np.concatenate(leaves, -1) for leaves in zip(*parts)))
+        whole = jax.tree.leaves(jax.tree.map(lambda *leaves: np.concatenate(leaves, -1), *parts))
         total = streaming.summarise(people, arm.arm, (7, 14), 3, engine=engine)
         print(len(devices.workers()), len(parts), digest(whole), digest(total))
 """
