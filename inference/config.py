@@ -15,9 +15,10 @@ from pydantic import Field, model_validator
 
 from pkpd.errors import InputError, nearest
 from pkpd.random import LARGEST_SEED
-from pkpd.scenario import List, Scenario, Table, load_scenario, shipped, validate
+from pkpd.scenario import Scenario, load_scenario, shipped
 from pkpd.tables import schema
 from pkpd.tomlfile import apply_settings, read_toml
+from pkpd.validated import List, Table, validate
 
 if TYPE_CHECKING:
     from inference.arms import ArmData

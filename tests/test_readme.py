@@ -12,7 +12,8 @@ from inference.trials import run_trial
 from pkpd import outcomes
 from pkpd.analysis import TESTS
 from pkpd.planned import planned_arms
-from pkpd.scenario import build, load_scenario, validate
+from pkpd.scenario import build, load_scenario
+from pkpd.validated import validate
 
 
 def block(root, heading: str, language: str) -> str:

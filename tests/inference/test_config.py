@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from inference.config import QUICK, Config, Round, dump_toml, load, plan
 from pkpd.errors import InputError
-from pkpd.scenario import validate
+from pkpd.validated import validate
 
 
 def read_back(config: Config) -> Config:

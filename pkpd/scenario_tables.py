@@ -1,0 +1,225 @@
+"""Tables of a scenario that say who takes what and when: calendar, arms, entry, dose rules, rescue and dropout."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pkpd import endpoints, titration
+from pkpd.errors import InputError
+from pkpd.patients import PatientTable, as_arrays, eligible
+from pkpd.stages import Adherence, Drug, Meal, Schedule, Share, check_meals, check_visits, scheduled
+from pkpd.titration import Rule
+from pkpd.tomlfile import shown
+from pkpd.validated import MAX_DAY, Count, Days, List, Table, Text
+
+if TYPE_CHECKING:
+    from pkpd import cohort
+
+MAX_PATIENTS = 10**7
+
+
+class Trial(Table):
+    """The calendar of visits in days from the first dose, and how often the trial is simulated.
+
+    schedule: rows of visits at equal distances, in place of ``visits_d``. visit_window_d: days by which a visit may be
+    early or late ([early, late], or one number for both), each day as likely; missed_visit_share: of all visits.
+    mc_se_below: the Monte Carlo error of every power at which fewer than ``n_trials`` are enough.
+    design: "parallel", each patient in one arm, or "crossover", the same patients in all arms, each period from rest.
+    """
+
+    name: Text
+    description: str = ""
+    assumptions: List[Text] = ()
+    design: Literal["parallel", "crossover"] = "parallel"
+    visits_d: List[int] = ()
+    schedule: List[Schedule] = ()
+    visit_window_d: int | List[int] = 0
+    missed_visit_share: float = Field(default=0.0, ge=0, lt=1)
+    n_trials: int = Field(default=1000, ge=1, le=10**6)
+    mc_se_below: float | None = Field(default=None, gt=0, lt=1)
+    posterior_draws: int = Field(default=200, ge=1, le=10**6)
+
+    @field_validator("visits_d")
+    @classmethod
+    def _increasing(cls, days: tuple[int, ...]) -> tuple[int, ...]:
+        if not days:
+            raise ValueError("at least one visit")
+        for day in days:
+            if not 1 <= day <= MAX_DAY:
+                raise ValueError(f"days from 1 to {MAX_DAY}, but {shown(day)} is among them")
+        for first, second in itertools.pairwise(days):
+            if second <= first:
+                raise ValueError(f"days that increase, but {second} follows {first}")
+        return days
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Days by which a visit may be early and late."""
+        w = self.visit_window_d
+        return (w, w) if isinstance(w, int) else (w[0], w[1])
+
+    @model_validator(mode="after")
+    def _calendar(self) -> Trial:
+        w = self.visit_window_d
+        days = (w,) if isinstance(w, int) else w
+        if not (isinstance(w, int) or len(w) == 2) or not all(0 <= d <= MAX_DAY for d in days):
+            raise InputError(f"visit_window_d = {shown(w)}; legal: days from 0 on, one number or [early, late]")
+        if self.schedule:
+            if self.visits_d:
+                raise InputError("schedule and visits_d exclude each other: write the calendar in one way")
+            object.__setattr__(self, "visits_d", scheduled(self.schedule))
+        if self.visits_d:
+            check_visits(self.visits_d, self.window)
+        return self
+
+
+class Arm(Table):
+    """One arm. What its patients take is needed unless an ``[outcome]`` is stated; doses are in mg a day.
+
+    titration: the name of a rule, or "none" for the start dose throughout.
+    treatment_d: days of treatment, a visit day: the last dose is taken on the day before. Without it dosing goes on.
+    dose_every_d: 1 for daily doses, 2 for every other day, 7 for weekly ones. loading_dose_mg: in place of the dose on
+    the first ``loading_d`` days. meals: shares of the days on which a dose is taken in each way, in place of ``meal``;
+    a day's meal changes the bioavailability of its dose, the absorption rates stay those of ``meal``, which leaves
+    exposure after a meal some 8% too low.
+    """
+
+    name: Text
+    drug: Drug = "placebo"
+    n: int = Field(ge=1, le=MAX_PATIENTS)
+    start_dose_mg: float | None = Field(default=None, ge=0, le=10_000)
+    titration: Text | None = None
+    treatment_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
+    meal: Meal = "fasted"
+    dose_every_d: int = Field(default=1, ge=1, le=MAX_DAY)
+    loading_dose_mg: float | None = Field(default=None, gt=0, le=10_000)
+    loading_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
+    adherence: Adherence | None = None
+    meals: dict[Meal, Share] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _dosing(self) -> Arm:
+        if (self.loading_dose_mg is None) != (self.loading_d is None):
+            raise InputError("loading_dose_mg and loading_d go together: the dose, and its days")
+        check_meals(self.meals)
+        return self
+
+
+class Entry(Table):
+    """Who may enter: patients, or healthy volunteers, whose baseline count lies below the limit.
+
+    patients: a CSV file of patients, of whom the eligible are drawn with replacement (``pkpd.patients``); its path is
+    relative to the file of the scenario.
+    """
+
+    disease: Literal["itp", "healthy"] = "itp"
+    platelets_below_1e9_per_l: Count
+    patients: PatientTable | None = None
+
+    @model_validator(mode="after")
+    def _some_are_eligible(self) -> Entry:
+        self.table()
+        return self
+
+    def table(self) -> cohort.Table | None:
+        """The eligible patients of the table as arrays; InputError where there are none."""
+        if self.patients is None:
+            return None
+        return as_arrays(eligible(self.patients, self.platelets_below_1e9_per_l))
+
+
+class BandRow(Table):
+    """One row of ``[[titration.bands]]``; ``state`` tells whether patients on treatment or interrupted are meant.
+
+    A row with weights concerns the patients from ``weight_from_kg`` to below ``weight_below_kg`` only.
+    """
+
+    action: Literal["stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop"]
+    above: Count | None = None
+    below: Count | None = None
+    state: Literal["treated", "interrupted", "any"] | None = None
+    every_d: Days = 0
+    min_days_since_change: Days = 0
+    min_days_at_top_below: Days = 0
+    weight_from_kg: float = Field(default=0.0, ge=0, le=1000)
+    weight_below_kg: float | None = Field(default=None, gt=0, le=1000)
+
+    def band(self) -> titration.Band:
+        """The row as the rule's own."""
+        resumes = self.action in ("resume", "resume_lower")
+        state = self.state or ("interrupted" if resumes else "treated")
+        return titration.Band(
+            action=self.action,
+            above=-math.inf if self.above is None else self.above,
+            below=math.inf if self.below is None else self.below,
+            while_interrupted=None if state == "any" else state == "interrupted",
+            every_d=self.every_d,
+            min_days_since_change=self.min_days_since_change,
+            min_days_at_top_below=self.min_days_at_top_below,
+            weight_from_kg=self.weight_from_kg,
+            weight_below_kg=math.inf if self.weight_below_kg is None else self.weight_below_kg,
+        )
+
+
+class Titration(Table):
+    """A dose rule: the ladder with either the keys of the usual rule or a table of bands in their order."""
+
+    levels_mg: List[float]
+    up_below: Count | None = None
+    up_every_d: Days | None = None
+    up_min_days_since_change: Days | None = None
+    down_above: Count | None = None
+    hold_above: Count | None = None
+    resume_below: Count | None = None
+    stop_after_d: Days | None = None
+    bands: List[BandRow] = ()
+
+    def rule(self) -> Rule:
+        """The rule as arrays; InputError where its keys do not fit together."""
+        keys = self.model_dump(exclude={"levels_mg", "bands"}, exclude_none=True)
+        if not self.bands:
+            return titration.compact(self.levels_mg, **keys)
+        if keys:
+            raise InputError(f"bands and {next(iter(keys))} exclude each other: write the rule in one way")
+        return titration.from_bands(self.levels_mg, [row.band() for row in self.bands])
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Titration:
+        rule = self.rule()
+        limit = endpoints.RESPONSE_COUNT
+        for action, above in zip(rule.action, rule.above, strict=True):
+            if action in (titration.STOP, titration.INTERRUPT, titration.DOWN) and 0 <= above < limit:
+                word = titration.ACTIONS[action]
+                raise InputError(
+                    f"no responders possible: {word} above {above:g} takes the dose from who nears a response; "
+                    f"legal: at least {limit:g}"
+                )
+        return self
+
+
+class Rescue(Table):
+    """Whether rescue treatment is given; its probability belongs to the parameter library."""
+
+    enabled: bool = True
+
+
+class Dropout(Table):
+    """Leaving the trial: a constant hazard, ``low_count_hazard_ratio`` times as high while the last count is below
+    ``low_count_1e9_per_l``.
+    """
+
+    hazard_per_week: float = Field(default=0.0, ge=0, le=10)
+    low_count_1e9_per_l: Count | None = None
+    low_count_hazard_ratio: float = Field(default=1.0, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Dropout:
+        if (self.low_count_1e9_per_l is None) != (self.low_count_hazard_ratio == 1):
+            raise InputError("low_count_1e9_per_l and low_count_hazard_ratio go together: the limit, and the ratio")
+        if self.low_count_1e9_per_l is not None and self.hazard_per_week == 0:
+            raise InputError("low_count_hazard_ratio: a multiple of hazard_per_week, which is 0; legal: above 0")
+        return self
