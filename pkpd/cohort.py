@@ -19,13 +19,15 @@ from pkpd.parameters import CovariateRatios, Demography, Noise, Parameters, Popu
 class Patients(NamedTuple):
     """A batch of virtual patients; every leaf [patients] or scalar.
 
-    covariates: 1 where the patient has it, in the order of ``CovariateRatios``.
+    covariates: 1 where the patient has it, in the order of ``CovariateRatios``. second: parameters with the pharmacology
+    of the second drug of an arm that has two.
     """
 
     parameters: Parameters
     noise: Noise
     weight_kg: Array
     covariates: CovariateRatios
+    second: Parameters | None = None
 
 
 class Table(NamedTuple):

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pkpd.parameters import Library, Population, load_library, with_values
-from pkpd.stages import active_drug, protocol_of
+from pkpd.regimens import active_drugs
+from pkpd.stages import protocol_of
 from pkpd.trial import Arm
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ OF_ITP = frozenset({
     "immune_log_activity", "immune_drift_log_sd", "immune_drift_time_d", "rescue_max_probability_per_week",
     "rescue_count_1e9_per_l", "non_responder_share",
 })  # fmt: skip
+NO_RESCUE = {"rescue_max_probability_per_week": 0.0}
 COMPARATOR = "hetrombopag"  # placebo patients follow this drug's rule at 0 mg
 
 
@@ -40,6 +42,7 @@ class PlannedArm(NamedTuple):
     arm: Arm
     disease: str = "itp"
     fixed: tuple[str, ...] = ()
+    second_drug: str = ""  # the other that its patients may take, of which is population.second
 
 
 def first_patients(scenario: Scenario, sizes: Sequence[int]) -> list[int]:
@@ -64,16 +67,15 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
     firsts = first_patients(scenario, [a.n for a in scenario.arms])
     table = scenario.entry.table()
     for period, (a, first) in enumerate(zip(scenario.arms, firsts, strict=True)):
-        taken = active_drug(scenario, a)
-        drug = COMPARATOR if taken == "placebo" else taken
-        own = library
-        if own is None or (own.drug, own.disease) != (drug, disease):
-            own = load_library(drug, disease)
-        fixed = set(scenario.parameters)
-        population = with_values(own.population(dtype), scenario.parameters)
-        if not scenario.rescue.enabled:
-            population = with_values(population, {"rescue_max_probability_per_week": 0.0})
-            fixed.add("rescue_max_probability_per_week")
+        taken, second = (*active_drugs(scenario, a), "", "")[:2]
+        own, *others = (
+            library if library and (library.drug, library.disease) == (drug, disease) else load_library(drug, disease)
+            for drug in (taken or COMPARATOR, *filter(None, [second]))
+        )
+        values = scenario.parameters if scenario.rescue.enabled else {**scenario.parameters, **NO_RESCUE}
+        population = with_values(own.population(dtype), values)
+        if others:
+            population = population._replace(second=with_values(others[0].population(dtype), values))
         food = own.food(a.meal)
         arm = Arm(
             rule=scenario.rule(a),
@@ -88,5 +90,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
         )
-        arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed))))
+        arms.append(
+            PlannedArm(a.name, a.n, first, taken or "placebo", population, arm, disease, tuple(sorted(values)), second)
+        )
     return arms

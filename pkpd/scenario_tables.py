@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from pkpd import endpoints, titration
 from pkpd.errors import InputError
 from pkpd.patients import PatientTable, as_arrays, eligible
-from pkpd.stages import Adherence, Drug, Meal, Schedule, Share, check_meals, check_visits, scheduled
+from pkpd.stages import Adherence, Drug, Meal, Schedule, Share, Switch, check_meals, check_visits, scheduled
 from pkpd.titration import Rule
 from pkpd.tomlfile import shown
 from pkpd.validated import MAX_DAY, Count, Days, List, Table, Text
@@ -85,7 +85,8 @@ class Arm(Table):
     dose_every_d: 1 for daily doses, 2 for every other day, 7 for weekly ones. loading_dose_mg: in place of the dose on
     the first ``loading_d`` days. meals: shares of the days on which a dose is taken in each way, in place of ``meal``;
     a day's meal changes the bioavailability of its dose, the absorption rates stay those of ``meal``, which leaves
-    exposure after a meal some 8% too low.
+    exposure after a meal some 8% too low. switch_to: what patients take from the visit on at which a row of their rule
+    with ``action = "switch"`` acts.
     """
 
     name: Text
@@ -100,6 +101,7 @@ class Arm(Table):
     loading_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
     adherence: Adherence | None = None
     meals: dict[Meal, Share] = Field(default_factory=dict)
+    switch_to: Switch | None = None
 
     @model_validator(mode="after")
     def _dosing(self) -> Arm:
@@ -138,7 +140,7 @@ class BandRow(Table):
     A row with weights concerns the patients from ``weight_from_kg`` to below ``weight_below_kg`` only.
     """
 
-    action: Literal["stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop"]
+    action: Literal["stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop", "switch"]
     above: Count | None = None
     below: Count | None = None
     state: Literal["treated", "interrupted", "any"] | None = None

@@ -71,7 +71,8 @@ class Visits(NamedTuple):
     the rescue on. dropped: True from the first visit after the patient left on, with observed counts NaN. trough: at
     the visit. The fields after ``failed`` are those of an arm with a protocol: day on which the visit takes place,
     whether it was missed, index of the stage that ends with it, dose taken since the last visit in all, whether the
-    patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment.
+    patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment. second,
+    segment_second: whether what is said of an interval is of the arm's second drug; None in an arm of one.
     """
 
     platelets_true: Array
@@ -96,6 +97,8 @@ class Visits(NamedTuple):
     relapsed: Array | None = None
     reason: Array | None = None
     segment_mg: Array | None = None  # [segments, patients]
+    second: Array | None = None
+    segment_second: Array | None = None  # [segments, patients]
 
 
 def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
@@ -144,6 +147,9 @@ def simulate_tile(
     are static. ``simulate`` takes any number.
     """
     patients = cohort.draw(population, keys, arm.baseline_below, arm.table)
+    if population.second is not None:  # the same keys: the same patients
+        other = cohort.draw(population.second, keys, arm.baseline_below, arm.table)
+        patients = patients._replace(second=other.parameters)
     if arm.period is not None:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, PERIODS + jnp.asarray(arm.period, jnp.uint32))
     return course(patients, arm, keys, days, n_weeks, form, steps, engine)
