@@ -84,8 +84,9 @@ def number_of(draws: Mapping[str, np.ndarray]) -> int:
 
 def form_of(a: PlannedArm, draws: Mapping[str, np.ndarray]) -> Form:
     """The cheaper form of the model where the Hill coefficient is 1 in the arm and in every draw."""
-    hill = with_draws(a, draws, np.arange(number_of(draws))).typical.dimer_hill
-    return Form(hill_is_one=bool(np.all(np.asarray(hill) == 1)))
+    population = with_draws(a, draws, np.arange(number_of(draws)))
+    drugs = [population, population.second] if population.second else [population]
+    return Form(hill_is_one=all(bool(np.all(np.asarray(x.typical.dimer_hill) == 1)) for x in drugs))
 
 
 def courses(

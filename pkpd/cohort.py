@@ -19,8 +19,8 @@ from pkpd.parameters import CovariateRatios, Demography, Noise, Parameters, Popu
 class Patients(NamedTuple):
     """A batch of virtual patients; every leaf [patients] or scalar.
 
-    covariates: 1 where the patient has it, in the order of ``CovariateRatios``. second: parameters with the pharmacology
-    of the second drug of an arm that has two.
+    covariates: 1 where the patient has it, in the order of ``CovariateRatios``. second: parameters with the
+    pharmacology of the second drug of an arm that has two.
     """
 
     parameters: Parameters

@@ -141,8 +141,8 @@ class Population(NamedTuple):
     """Everything random patients are drawn from; leaves scalar, or [patients] where vectors differ.
 
     ``correlation_cholesky`` [13, 13], or [patients, 13, 13], is the lower Cholesky factor of the correlation of the
-    random effects, in the order of Variability. second: the same patients with the pharmacology of the second drug of an
-    arm that has two.
+    random effects, in the order of Variability. second: the same patients with the pharmacology of the second drug of
+    an arm that has two.
     """
 
     typical: Parameters

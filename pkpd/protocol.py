@@ -36,8 +36,8 @@ class Stage(NamedTuple):
     rule: padded to one size by ``stacked``. start_level: index on its ladder, or ``CARRIED_ON``. dose_scale: 1, or 0
     for placebo. treated: whether the drug is given at all. who, others: codes of ``WHO`` and ``OTHERS``. relapse_below:
     count (1e9/L) below which a patient off treatment relapses, 0 for none; at_relapse: code of ``AT_RELAPSE``.
-    dose_every_d: 1 for daily doses. loading_mg for the first loading_d days of the stage. second: whether the drug is the
-    second of the arm's two; None in an arm of one.
+    dose_every_d: 1 for daily doses. loading_mg for the first loading_d days of the stage. second: whether the drug is
+    the second of the arm's two; None in an arm of one.
     """
 
     rule: titration.Rule
@@ -78,8 +78,9 @@ class Protocol(NamedTuple):
     Courses move from end to end of the segments. ends [segments]: their last days; visit [segments]: index of the visit
     that may take place on that day, -1 for none; stage_of_visit [visits]: the stage in force from that visit on.
     stages [regimens], of which patients begin with the first. enters, others [stages, regimens]: the regimen of who
-    enters a stage, and of who stays in the trial without entering it, by the regimen before. switches_to [regimens]: that
-    of who switches by rule; None where no rule says so.
+    enters a stage, and of who stays in the trial without entering it, by the regimen before; None where all patients of
+    a stage have one regimen, of its index. switches_to [regimens]: that of who switches by rule; None where no rule
+    says so.
     early_d, late_d: days by which a visit may differ from its day, each day as likely as the others. dropout: the
     hazard is ``low_count_hazard_ratio`` times as high after a count below ``low_count_1e9_per_l``.
     """
@@ -89,8 +90,8 @@ class Protocol(NamedTuple):
     stages: Stage
     stage_of_visit: Any
     begins: Any  # [visits], bool: a stage begins with this visit
-    enters: Any
-    others: Any
+    enters: Any = None
+    others: Any = None
     switches_to: Any = None
     early_d: Any = 0
     late_d: Any = 0
@@ -113,7 +114,7 @@ def segments(visits_d: Sequence[int], early_d: int, late_d: int, daily: bool) ->
 
 
 def doses_mg(stages: Stage, second: bool = False) -> np.ndarray:
-    """All doses above 0 (mg, increasing) of the first drug, or of the ``second``, that a patient may have prescribed."""
+    """All doses above 0 (mg, increasing) that a patient may have prescribed of the first drug, or of the ``second``."""
     levels = np.asarray(stages.rule.levels_mg, np.float32) * np.asarray(stages.dose_scale, np.float32)[:, None]
     given = np.asarray(stages.treated, bool)
     given = given & ((np.zeros_like(given) if stages.second is None else np.asarray(stages.second, bool)) == second)

@@ -57,8 +57,8 @@ class Regimens(NamedTuple):
 
     regimens: list[Regimen]
     stages: list[protocol.Stage]
-    enters: np.ndarray
-    others: np.ndarray
+    enters: np.ndarray | None
+    others: np.ndarray | None
     switches_to: np.ndarray | None
 
 
@@ -100,7 +100,8 @@ def regimens_of(scenario: Scenario, arm: Arm) -> Regimens:
                 enters, others = {}, {}
             else:
                 enters = {r: place(_entered(scenario, now, said, k, found[r], drugs)) for r in sorted(here)}
-                others = {r: place(_other(row, k, found[r])) for r in sorted(here)} if row.who != "all" else {}
+                stay = sorted(here) if row.who != "all" and row.others != "leave" else []
+                others = {r: place(_other(row, k, found[r])) for r in stay}
                 here = {*enters.values(), *others.values()}
             here |= {switches[r] for r in here if r in switches}
         except InputError as error:
@@ -115,6 +116,10 @@ def regimens_of(scenario: Scenario, arm: Arm) -> Regimens:
         return np.array([[step.get(r, 0) for r in range(len(found))] for step in steps], np.int32)
 
     stages = [_stage(scenario.stages[r.stage] if scenario.stages else None, r, len(drugs) > 1) for r in found]
+    if not switches and all(
+        {*e.values(), *o.values()} == {k} for k, (e, o) in enumerate(zip(entered, staying, strict=True)) if k
+    ):
+        return Regimens(found, stages, None, None, None)
     to = np.array([switches.get(r, r) for r in range(len(found))], np.int32) if switches else None
     return Regimens(found, stages, table(entered), table(staying), to)
 

@@ -21,7 +21,7 @@ from jax import Array, lax
 from pkpd import cohort, endpoints, pharmacokinetics, random, titration, trial
 from pkpd import protocol as codes
 from pkpd.engine import grid
-from pkpd.engine.two_drugs import Mover, mover
+from pkpd.engine.two_drugs import mover
 from pkpd.model import Form
 from pkpd.protocol import Adherence, Protocol, Stage
 
@@ -30,9 +30,9 @@ class Status(NamedTuple):
     """Where each patient stands between two visits, all [patients].
 
     on: whether the drug is given. stage: index of the stage in force. regimen: what the patient takes in it, index of
-    ``Protocol.stages``, since the day ``begun_d``. dose_mg: prescribed for an administration. last_count: the last that was observed, at first the baseline. seen_d: day of that visit.
-    visit_d: day of the last visit, missed or not. missing: whether today's dose is missed. cmax_nM, auc_nM_h, taken_mg:
-    since the last visit.
+    ``Protocol.stages``, since the day ``begun_d``. dose_mg: prescribed for an administration. last_count: the last that
+    was observed, at first the baseline. seen_d: day of that visit. visit_d: day of the last visit, missed or not.
+    missing: whether today's dose is missed. cmax_nM, auc_nM_h, taken_mg: since the last visit.
     """
 
     dosing: titration.Dosing
@@ -154,7 +154,7 @@ def _attendance(protocol: Protocol, keys: Array, days: Array) -> tuple[Array, Ar
 
 
 def _start(protocol: Protocol, p: Any, n: int, dtype: Any) -> Status:
-    first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], protocol.stages)
+    first = _regimen(protocol, jnp.int32(0))
     dosing = titration.start(first.rule, first.start_level, n)
     no, day_0, zero = jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype)
     on = jnp.broadcast_to(jnp.asarray(first.treated, bool), (n,))
@@ -166,14 +166,14 @@ def _start(protocol: Protocol, p: Any, n: int, dtype: Any) -> Status:
 
 
 def _regimen(protocol: Protocol, index: Array) -> Stage:
-    """The regimen of each patient, patients last."""
-    return jax.tree.map(lambda leaf: jnp.moveaxis(jnp.asarray(leaf)[index], 0, -1), protocol.stages)
+    """The regimen of that index, or of one for each patient with patients last."""
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], protocol.stages)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), own) if jnp.ndim(index) else own
 
 
-def _started(regimen: Stage, nominal: Array) -> titration.Dosing:
-    """Dosing of patients who start a regimen at the visit of a day of the calendar."""
-    level = jnp.maximum(regimen.start_level, 0)
-    fresh = titration.start(regimen.rule, level, level.shape[-1])
+def _started(regimen: Stage, n: int, nominal: Array) -> titration.Dosing:
+    """Dosing of n patients who start a regimen at the visit of a day of the calendar."""
+    fresh = titration.start(regimen.rule, jnp.maximum(regimen.start_level, 0), n)
     return fresh._replace(
         last_change_d=jnp.full_like(fresh.last_change_d, nominal),
         top_since_d=jnp.where(fresh.top_since_d == 0, nominal, fresh.top_since_d),
@@ -253,7 +253,8 @@ def _visit(
     )
     s = _relapse(protocol, s, count, day, nominal)
     s, carries_on = _begin(protocol, s, v, day, nominal)
-    regimen = _regimen(protocol, s.regimen)
+    shared = protocol.enters is None
+    regimen = _regimen(protocol, jnp.asarray(protocol.stage_of_visit)[v] if shared else s.regimen)
     decided, action = titration.decision(regimen.rule, s.dosing, count, nominal, weight_kg)
     acts = attends & s.on & carries_on & (s.reason == codes.IN_TRIAL)
     dosing = jax.tree.map(partial(jnp.where, acts), decided, s.dosing)
@@ -274,7 +275,7 @@ def _visit(
             begun_d=jnp.where(switches, day, s.begun_d),
         )
         regimen = _regimen(protocol, s.regimen)
-        dosing = jax.tree.map(partial(jnp.where, switches), _started(regimen, nominal), dosing)
+        dosing = jax.tree.map(partial(jnp.where, switches), _started(regimen, s.on.shape[0], nominal), dosing)
     s = s._replace(dosing=dosing, dose_mg=_prescribed(regimen, dosing, s.on, dtype))
     return s._replace(cmax_nM=now.concentration_nM, auc_nM_h=zero, taken_mg=zero), seen
 
@@ -304,7 +305,8 @@ def _relapse(protocol: Protocol, s: Status, count: Array, day: Array, nominal: A
 def _begin(protocol: Protocol, s: Status, v: Array, day: Array, nominal: Array) -> tuple[Status, Array]:
     """The stage that begins with visit ``v``, if one does; and who carries on with a dose, whom its rule may change."""
     index = jnp.asarray(protocol.stage_of_visit)[v]
-    entered, other = (jnp.asarray(x)[index][s.regimen] for x in (protocol.enters, protocol.others))
+    steps = () if protocol.enters is None else (protocol.enters, protocol.others)
+    entered, other = (jnp.asarray(x)[index][s.regimen] for x in steps) if steps else (index, index)
     stage, begins = _regimen(protocol, entered), jnp.asarray(protocol.begins)[v]
     inside = s.reason == codes.IN_TRIAL
     responds = (s.last_count >= endpoints.RESPONSE_COUNT) & ~s.rescued
@@ -318,7 +320,7 @@ def _begin(protocol: Protocol, s: Status, v: Array, day: Array, nominal: Array) 
     stays = ~eligible & (stage.others == codes.STAY_ON)
     return (
         s._replace(
-            dosing=jax.tree.map(partial(jnp.where, starts), _started(stage, nominal), s.dosing),
+            dosing=jax.tree.map(partial(jnp.where, starts), _started(stage, s.on.shape[0], nominal), s.dosing),
             on=(s.on | starts) & ~off,
             stage=jnp.where(begun, index, s.stage),
             regimen=jnp.where(begun, jnp.where(eligible, entered, other), s.regimen),

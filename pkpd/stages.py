@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from pkpd import protocol, titration
+from pkpd import protocol
 from pkpd.errors import InputError, nearest
 from pkpd.tomlfile import shown
 from pkpd.validated import MAX_DAY, Count, Table, Text

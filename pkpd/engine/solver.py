@@ -28,8 +28,8 @@ class Reading(NamedTuple):
 class Solver(NamedTuple):
     """A solver for one batch. ``advance(y, first_day, day, dose_nmol, omega)`` moves to the dose time of ``day``.
 
-    dose_nmol [patients] arrives on each of these days; omega [weeks, patients] is the immune log activity. unpack, pack:
-    what the solver moves as a pytree whose leaves are [patients], and back.
+    dose_nmol [patients] arrives on each of these days; omega [weeks, patients] is the immune log activity. unpack,
+    pack: what the solver moves as a pytree whose leaves are [patients], and back.
     """
 
     start: Any

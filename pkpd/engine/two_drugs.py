@@ -25,8 +25,8 @@ from pkpd.parameters import Parameters
 class Mover(NamedTuple):
     """A solver of patients on either drug; ``second`` [patients]: who takes the second one, None where there is none.
 
-    ``advance(y, second, first_day, day, dose_nmol, omega)`` and ``read(y, second)`` as of ``solver.Solver``, the dose in
-    nmol of the drug taken; ``change(y, before, after)`` where patients begin to take the other one.
+    ``advance(y, second, first_day, day, dose_nmol, omega)`` and ``read(y, second)`` as of ``solver.Solver``, the dose
+    in nmol of the drug taken; ``change(y, before, after)`` where patients begin to take the other one.
     """
 
     start: Any
