@@ -101,7 +101,7 @@ def regimens_of(scenario: Scenario, arm: Arm) -> Regimens:
             else:
                 enters = {r: place(_entered(scenario, now, said, k, found[r], drugs)) for r in sorted(here)}
                 stay = sorted(here) if row.who != "all" and row.others != "leave" else []
-                others = {r: place(_other(row, k, found[r])) for r in stay}
+                others = {r: place(_other(row, found[r], found[enters[r]])) for r in stay}
                 here = {*enters.values(), *others.values()}
             here |= {switches[r] for r in here if r in switches}
         except InputError as error:
@@ -136,19 +136,23 @@ def _first(scenario: Scenario, arm: Arm, drugs: Sequence[str]) -> Regimen:
 def _entered(scenario: Scenario, arm: Arm, said: StageArm, stage: int, r: Regimen, drugs: Sequence[str]) -> Regimen:
     """What patients take in a stage that they enter from regimen ``r``; ``arm``: as the stage has it."""
     treated = said.treatment != "off"
-    drug, name, start_mg = arm.drug, arm.titration, said.start_dose_mg
-    apart = said.drug is None and r.drug != arm.drug
-    if apart:
+    drug: str = arm.drug
+    start_mg, name = said.start_dose_mg, said.titration
+    if said.drug is None and r.drug != arm.drug:
         own = said.switched or Switched()
-        drug, name, start_mg = r.drug, own.titration or r.titration, own.start_dose_mg
+        drug, start_mg, name = r.drug, own.start_dose_mg, own.titration
+    if name is None:  # a drug that begins, or begins again, has the rule of the arm
+        begins = said.drug is not None or (r.aside and start_mg is not None)
+        name = arm.titration if begins else r.titration
     if said.drug is not None and said.drug != PLACEBO and start_mg is None:
         raise InputError(f"start_dose_mg is missing: {said.drug} begins with this stage")
-    now = arm.model_copy(update={"drug": drug, "titration": name, "start_dose_mg": start_mg or arm.start_dose_mg})
+    start = {} if start_mg is None else {"start_dose_mg": start_mg}
+    now = arm.model_copy(update={"drug": drug, "titration": name, **start})
     if name == HOLD:
         if start_mg is not None:
             raise InputError("titration = 'hold' goes on with the dose before; legal: without start_dose_mg")
         rule = titration.held(r.rule)
-    elif apart and start_mg is None and name == r.titration:
+    elif start_mg is None and name == r.titration:
         rule = r.rule
     else:
         rule = scenario.rule(now)
@@ -167,11 +171,17 @@ def _entered(scenario: Scenario, arm: Arm, said: StageArm, stage: int, r: Regime
     return Regimen(stage, drug, name, rule, level, treated, arm.dose_every_d, second, aside)
 
 
-def _other(row: StageRow, stage: int, r: Regimen) -> Regimen:
-    """What patients take who stay in the trial and do not enter a stage."""
+def _other(row: StageRow, r: Regimen, entered: Regimen) -> Regimen:
+    """What patients take who stay in the trial and do not enter a stage, in which others take ``entered``.
+
+    Off treatment, the stage's rule is theirs where they could follow it: for a restart of the last dose.
+    """
     if row.others != "off":
         return r
-    return r._replace(stage=stage, start_level=protocol.CARRIED_ON, treated=False, aside=True, loading=(0.0, 0))
+    off = entered._replace(start_level=protocol.CARRIED_ON, treated=False)
+    if (entered.drug, entered.ladder) == (r.drug, r.ladder):
+        return off
+    return off._replace(drug=r.drug, titration=r.titration, rule=r.rule, second=r.second, aside=True)
 
 
 def _switched(scenario: Scenario, arm: Arm, r: Regimen, drugs: Sequence[str]) -> Regimen:

@@ -70,7 +70,7 @@ def course(
     assert protocol is not None
     p, noise = trial.fed(patients.parameters, arm), patients.noise
     dtype, n = p.clearance_l_per_h.dtype, keys.shape[0]
-    other = None if protocol.stages.second is None else trial.fed(patients.second, arm)
+    other = None if patients.second is None else trial.fed(patients.second, arm)
     move = mover(engine, p, other, form, steps)
     omega = trial.immune_activity(noise, p, keys, n_weeks, dtype)
     visit_d, missed = _attendance(protocol, keys, days)
@@ -79,7 +79,7 @@ def course(
         *(random.uniform(keys, days, purpose, dtype=dtype) for purpose in ("rescue", "dropout")),
     )
 
-    def segment(loop: tuple, xs: tuple) -> tuple[tuple, Array]:
+    def segment(loop: tuple, xs: tuple) -> tuple[tuple, tuple]:
         y, s, record = loop
         before, end, v = xs
         second = _second(protocol, s)
@@ -199,8 +199,8 @@ def _doses(protocol: Protocol, s: Status, p: Any, other: Any, keys: Array, day: 
         dose = dose * ~s.missing
     dose = dose * (s.reason == codes.IN_TRIAL)
     arriving = pharmacokinetics.arriving_nmol(dose, p)
-    if other is not None:
-        arriving = jnp.where(_second(protocol, s), pharmacokinetics.arriving_nmol(dose, other), arriving)
+    if (second := _second(protocol, s)) is not None:
+        arriving = jnp.where(second, pharmacokinetics.arriving_nmol(dose, other), arriving)
     if protocol.meals is not None:
         u = random.uniform(keys, day, "meal")
         meal = jnp.searchsorted(jnp.asarray(protocol.meals.cumulative, u.dtype), u, side="right")
