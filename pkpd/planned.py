@@ -12,7 +12,7 @@ import numpy as np
 from pkpd.parameters import Library, Population, load_library, with_values
 from pkpd.regimens import active_drugs
 from pkpd.stages import protocol_of
-from pkpd.trial import Arm
+from pkpd.trial import Arm, RescueRule
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
@@ -31,7 +31,8 @@ class PlannedArm(NamedTuple):
     """One arm ready to simulate.
 
     first_patient: numbers run on across the arms of parallel groups; of a crossover each arm has the same. fixed: names
-    of population parameters that the scenario sets, so that no posterior replaces them.
+    of population parameters that the scenario sets, so that no posterior replaces them. ec50_ratio: factor on the EC50
+    of a draw, [draws] where it differs between them; the population has a single one already.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PlannedArm(NamedTuple):
     arm: Arm
     disease: str = "itp"
     fixed: tuple[str, ...] = ()
+    ec50_ratio: Any = 1.0
     second_drug: str = ""  # the other that its patients may take, of which is population.second
 
 
@@ -53,6 +55,13 @@ def first_patients(scenario: Scenario, sizes: Sequence[int]) -> list[int]:
 
 def _meal_ratio(library: Library, meal: str) -> float:
     return library.food(meal).fed_bioavailability_ratio
+
+
+def _with_ec50(population: Population, ratio: float | tuple[float, ...]) -> Population:
+    """The population with another EC50, unless that is one for each draw."""
+    if isinstance(ratio, tuple) or ratio == 1:
+        return population
+    return with_values(population, {"receptor_ec50_nM": population.typical.receptor_ec50_nM * ratio})
 
 
 def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library | None = None) -> list[PlannedArm]:
@@ -73,9 +82,12 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             for drug in (taken or COMPARATOR, *filter(None, [second]))
         )
         values = scenario.parameters if scenario.rescue.enabled else {**scenario.parameters, **NO_RESCUE}
-        population = with_values(own.population(dtype), values)
-        if others:
-            population = population._replace(second=with_values(others[0].population(dtype), values))
+        population, *of_second = (
+            _with_ec50(with_values(x.population(dtype), values), a.ec50_ratio) for x in (own, *others)
+        )
+        if of_second:
+            population = population._replace(second=of_second[0])
+        by_rule = scenario.rescue.below_1e9_per_l
         food = own.food(a.meal)
         arm = Arm(
             rule=scenario.rule(a),
@@ -89,8 +101,9 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             period=np.uint32(period) if crossover else None,
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
+            rescue=None if by_rule is None else RescueRule(np.float32(by_rule), np.int32(scenario.rescue.from_d)),
         )
-        arms.append(
-            PlannedArm(a.name, a.n, first, taken or "placebo", population, arm, disease, tuple(sorted(values)), second)
-        )
+        ratio = np.asarray(a.ec50_ratio) if isinstance(a.ec50_ratio, tuple) else a.ec50_ratio
+        fixed = tuple(sorted(values))
+        arms.append(PlannedArm(a.name, a.n, first, taken or "placebo", population, arm, disease, fixed, ratio, second))
     return arms

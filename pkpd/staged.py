@@ -142,7 +142,8 @@ def _recorded(protocol: Protocol, dtype: Any) -> dict[str, Any]:
     )  # fmt: skip
     flags = ["interrupted", "stopped", "rescued", "dropped", "missed", "relapsed"]
     flags += ["second"] if protocol.stages.second is not None else []
-    return dict.fromkeys(numbers, dtype) | dict.fromkeys(flags, bool) | {"stage": jnp.int32, "reason": jnp.int32}
+    codes_of = ["stage", "reason"] + (["regimen"] if protocol.enters is not None else [])
+    return dict.fromkeys(numbers, dtype) | dict.fromkeys(flags, bool) | dict.fromkeys(codes_of, jnp.int32)
 
 
 def _attendance(protocol: Protocol, keys: Array, days: Array) -> tuple[Array, Array]:
@@ -241,9 +242,7 @@ def _visit(
     P = now.platelets_1e9_per_l
     count = jnp.where(attends, jnp.maximum(1, P * jnp.exp(noise.residual_log_sd * numbers.residual)), jnp.nan)
     interval = (day - s.seen_d).astype(dtype)
-    chance = endpoints.rescue_probability(
-        count, noise.rescue_max_probability_per_week, noise.rescue_count_1e9_per_l, interval
-    )
+    chance = trial.rescue_probability(arm, noise, count, day, interval)
     chance = jnp.where(attends, chance, 0)
     s = s._replace(
         rescued=s.rescued | (numbers.rescue < chance),
@@ -266,8 +265,7 @@ def _visit(
         trough_ng_per_ml=now.concentration_nM, missed=inside & missed, stage=before.stage, taken_mg=s.taken_mg,
         relapsed=s.relapsed, reason=s.reason,
     )  # fmt: skip
-    if protocol.stages.second is not None:
-        seen["second"] = _second(protocol, before)
+    seen |= {"regimen": before.regimen, "second": _second(protocol, before)}
     if protocol.switches_to is not None:
         switches = acts & (action == titration.SWITCH)
         s = s._replace(
