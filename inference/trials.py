@@ -280,20 +280,21 @@ def simulate_cohort(
     One trial for each posterior draw (one in all without a posterior). dose_mg, interrupted, stopped, cmax and auc are
     of the interval that ends at the visit; concentrations are free, in ng/mL (auc in ng h/mL). Those with a protocol
     have more columns: whether the visit was missed, the stage that ends with it (from 0), the dose taken since the last
-    visit in all, and whether the patient had relapsed; their times are those of the patient's own visits.
+    visit in all, and whether the patient had relapsed; their times are those of the patient's own visits. Where an
+    arm has two drugs, ``drug`` is the one of which doses and concentrations are.
     """
     draws = posterior_draws(posterior, design.trial.posterior_draws)
     n_draws = number_of(draws)
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     total = sum(-(-a.n * n_draws // tile_width(engine)) for a in arms)
-    done = 0
+    done, two_drugs = 0, any(a.second_drug for a in arms)
     hours = 24.0 * np.concatenate([[0], design.trial.visits_d])
     for a in arms:
         first = 0
         for draw, _, v in courses(design, a, draws, n_draws, seed, engine):
             patient = a.first_patient + (first + np.arange(len(draw))) % a.n
             first += len(draw)
-            yield cohort_table(a.name, draw, patient, hours, v)
+            yield cohort_table(a.name, draw, patient, hours, v, (a.drug, a.second_drug) if two_drugs else None)
             done += 1
             progress("patients", done, total)
 
@@ -325,8 +326,16 @@ def summarise_cohort(
     return notebook.summary_table(notebook.summary_dataset(design, arms, summaries))
 
 
-def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndarray, v: trial.Visits) -> pd.DataFrame:
-    """One tile of patients as a table, patient by patient and visit by visit."""
+def cohort_table(
+    arm: str,
+    draw: np.ndarray,
+    patient: np.ndarray,
+    hours: np.ndarray,
+    v: trial.Visits,
+    drugs: tuple[str, str] | None = None,
+) -> pd.DataFrame:
+    """One tile of patients as a table, patient by patient and visit by visit; with the drug where ``drugs``, the arm's
+    first and second, are given."""
     n, visits = len(draw), len(hours)
     count = np.concatenate([v.baseline[None], v.platelets_observed])
 
@@ -344,6 +353,9 @@ def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndar
             "taken_mg": by_row(v.taken_mg, np.nan),
             "relapsed": by_row(v.relapsed, False),
         }
+    if drugs is not None:
+        second = np.zeros((visits, n), np.int8) if v.second is None else by_row(v.second, False).astype(np.int8)
+        own["drug"] = pd.Categorical.from_codes(second.reshape(-1), [drug for drug in drugs if drug])
     return pd.DataFrame(
         {
             "arm": pd.Categorical.from_codes(np.zeros(n * visits, np.int8), [arm]),

@@ -8,6 +8,7 @@ import numpy as np
 
 from pkpd import outcomes, protocol
 from pkpd.estimands import Estimand, read
+from pkpd.regimens import active_drugs
 from pkpd.trial import Visits
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ AT_THE_END = {
     "dose_at_end_mg": "dose_mg", "cmax_at_end_ng_per_ml": "cmax_ng_per_ml", "auc_at_end_ng_h_per_ml": "auc_ng_h_per_ml",
     "trough_at_end_ng_per_ml": "trough_ng_per_ml",
 }  # fmt: skip
+SECOND = "second_"  # and one of these: of patients who take the second drug of their arm; the others take the first
 
 
 def names(design: Scenario) -> tuple[str, ...]:
@@ -33,7 +35,10 @@ def names(design: Scenario) -> tuple[str, ...]:
         found.append("durable_response")
     if any(stage.relapse_below_1e9_per_l for stage in design.stages):
         found += ["relapse", "time_to_relapse_d"]
-    return (*found, "response_at_end", "in_trial_at_end", "stopped_by_rule", *AT_THE_END)
+    found += ["response_at_end", "in_trial_at_end", "stopped_by_rule", *AT_THE_END]
+    if any(len(active_drugs(design, arm)) > 1 for arm in design.arms):
+        found += ["second_drug_at_end", *(SECOND + name for name in AT_THE_END)]
+    return tuple(found)
 
 
 def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.ndarray]:
@@ -46,6 +51,7 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
     everybody, stays = np.ones(n, bool), ~np.asarray(v.dropped)[-1]
     if v.reason is not None:
         stays &= np.asarray(v.reason)[-1] == protocol.IN_TRIAL
+    second = np.zeros(n, bool) if v.second is None else np.asarray(v.second)[-1]
     r, days = read(v, ALL_RESCUE_COMPOSITE), design.trial.visits_d
     stages = a.arm.protocol.stages if a.arm.protocol is not None else None
     found = []
@@ -56,8 +62,11 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
             found.append((outcomes.responses(r)[-1], everybody))
         elif name == "stopped_by_rule":
             found.append((np.asarray(v.stopped)[-1], everybody))
-        elif name in AT_THE_END:
-            found.append((np.asarray(getattr(v, AT_THE_END[name]))[-1], stays))
+        elif name == "second_drug_at_end":
+            found.append((second, stays))
+        elif (of := name.removeprefix(SECOND)) in AT_THE_END:
+            own = second if of != name else ~second
+            found.append((np.asarray(getattr(v, AT_THE_END[of]))[-1], stays & own))
         elif name == "time_to_relapse_d":
             time = outcomes.outcome("time_to_relapse", v, r, days, len(days), stages)
             found.append((time.value, time.present & np.asarray(time.event, bool)))
