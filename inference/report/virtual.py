@@ -159,8 +159,8 @@ def days_above(c: Courses, days: np.ndarray, limit: float) -> Floats:
 
 
 def exposure(arm: VirtualArm, second: bool = False) -> dict[float, Floats]:
-    """By dose (mg) of the first or second drug: Cmax, daily AUC and trough [3, patients] of each patient's last interval
-    on it."""
+    """By dose (mg) of the first drug, or of the second: Cmax, daily AUC and trough [3, patients] of each patient's last
+    interval on it."""
     c, found = arm.courses, {}
     last, own = len(c.dose_mg) - 1, (arm.courses.dose_mg > 0) & (arm.courses.second == second)
     for dose in np.unique(c.dose_mg[own]):
