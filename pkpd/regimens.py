@@ -63,7 +63,7 @@ class Regimens(NamedTuple):
 
 
 def active_drugs(scenario: Scenario, arm: Arm) -> tuple[str, ...]:
-    """The active drugs that patients of an arm may take, the first one first; InputError where there are three."""
+    """The active drugs that patients of an arm may take, the first one first: one or two, none of a placebo arm."""
     drugs = [arm_in(scenario, arm, i)[0].drug for i in range(max(len(scenario.stages), 1))]
     drugs += [arm.switch_to.drug] if arm.switch_to else []
     found = tuple(dict.fromkeys(drug for drug in drugs if drug != PLACEBO))
@@ -108,6 +108,7 @@ def regimens_of(scenario: Scenario, arm: Arm) -> Regimens:
             raise InputError(f"stages[{k + 1}]: {error}" if row else str(error)) from None
         entered.append(enters)
         staying.append(others)
+    _check_ladders(found)
     if arm.switch_to and not switches:
         raise InputError("switch_to: no dose rule of the arm says when; legal: with a row of action = 'switch'")
 
@@ -201,6 +202,17 @@ def _switched(scenario: Scenario, arm: Arm, r: Regimen, drugs: Sequence[str]) ->
             "legal: a rule without it"
         )
     return Regimen(r.stage, to.drug, to.titration, rule, level, True, r.dose_every_d, to.drug != drugs[0])
+
+
+def _check_ladders(regimens: Sequence[Regimen]) -> None:
+    """InputError where two drugs follow one rule: its levels are doses of one of them."""
+    followed: dict[str | None, str] = {}
+    for r in regimens:
+        if r.drug != PLACEBO and len(r.rule.action) and followed.setdefault(r.titration, r.drug) != r.drug:
+            name = f" {r.titration}" if r.titration else ""
+            raise InputError(
+                f"titration{name}: for {followed[r.titration]} and for {r.drug}; legal: a rule for each drug"
+            )
 
 
 def _stage(row: StageRow | None, r: Regimen, two_drugs: bool) -> protocol.Stage:

@@ -3,6 +3,11 @@
 The solvers differ in the pharmacology only; both hold the same patients. A patient who changes takes pathways, cells
 and TPO along as they are, and what is left of the drug before as an equipotent amount of the new one
 (``pharmacokinetics.equipotent``), which washes out with the kinetics of the new one.
+
+Counts over four weeks after the change, against the kinetics of both drugs followed side by side (24 patients, largest
+difference of each): from hetrombopag 7.5 mg to eltrombopag 50 mg 1.2% in the median patient and 9% in the worst, from
+eltrombopag 75 mg to hetrombopag 5 mg 6% and 76% (a count in free fall). Were the first drug to vanish at the change, it
+would be 6.5% and 55%, 17% and 88%.
 """
 
 from __future__ import annotations

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pkpd import cohort, protocol, random, trial
-from pkpd.engine import grid, two_drugs
+from pkpd import cohort, model, pharmacokinetics, protocol, random, trial
+from pkpd.engine import fast, grid, two_drugs
 from pkpd.errors import InputError
 from pkpd.model import DYNAMIC
-from pkpd.parameters import load_library
+from pkpd.parameters import Parameters, load_library
 from pkpd.planned import planned_arms
 from pkpd.regimens import regimens_of
 from pkpd.scenario import build, load_scenario
 from pkpd.scenario_text import describe
-from tests.pkpd import plain_controller
+from tests.pkpd import both_drugs, plain_controller
 from tests.pkpd.test_staged import ACTIVE, PLACEBO, RULE, TAPER, WEEKS, run, scenario
 
 ELTROMBOPAG = RULE | {"levels_mg": [25, 50, 75]}
@@ -147,6 +147,50 @@ def test_of_linear_drugs_the_area_that_is_left_stays_relative_to_ec50():
     np.testing.assert_allclose(goes / q.receptor_ec50_nM, stays / p.receptor_ec50_nM, rtol=2e-3)
 
 
+def test_counts_after_a_switch_are_nearly_those_of_both_drugs_followed_side_by_side():
+    p, q = (load_library(drug).parameters(jnp.float64) for drug in ("hetrombopag", "eltrombopag"))
+    exact = both_drugs.counts((p, q), [(7.5, 0.0)] * 14 + [(0.0, 50.0)] * 10)
+    n = 2
+    move = two_drugs.mover("kernel", *(_broadcast(x, n) for x in (p, q)), DYNAMIC, grid.DEFAULT)
+    omega, no, yes = jnp.zeros((4, n)), jnp.zeros(n, bool), jnp.ones(n, bool)
+    doses = [pharmacokinetics.arriving_nmol(jnp.full(n, mg), x) for mg, x in ((7.5, p), (50.0, q))]
+
+    @jax.jit
+    def course() -> tuple[jax.Array, list[jax.Array]]:
+        y = move.advance(move.start, no, 0, 14, doses[0], omega)
+        at_change, y = move.read(y, no), move.change(y, no, yes)
+        found = []
+        for day in range(14, 24):
+            y = move.advance(y, yes, day, day + 1, doses[1], omega)
+            found.append(move.read(y, yes).platelets_1e9_per_l)
+        return at_change.platelets_1e9_per_l, found
+
+    at_change, found = course()
+    assert at_change[0] == pytest.approx(exact[13], rel=2e-3)
+    error = np.abs(np.array(found)[:, 0] / exact[14:] - 1)
+    assert error.max() < 0.02
+
+
+def test_the_reference_solver_is_handed_what_the_fast_engine_is():
+    p, q = (_broadcast(load_library(drug).parameters(jnp.float64), 3) for drug in ("hetrombopag", "eltrombopag"))
+    at_rest = model.steady_state(p)[0]
+    s = model.State(*(jnp.broadcast_to(leaf, (3,)) for leaf in at_rest))
+    s = s._replace(
+        depot_nmol=s.depot_nmol + 5, central_nmol=s.central_nmol + 2000, peripheral_nmol=s.central_nmol + 9000
+    )
+    zero = jnp.zeros(3)
+    by_state = two_drugs._converted((s, zero, zero), p, q)[0]
+    carried = two_drugs._converted(fast.carry(s, fast.course(p), DYNAMIC), p, q)
+    by_carry = fast.state(carried, fast.course(q))
+    for name, a, b in zip(model.State._fields, by_state, by_carry, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-9, err_msg=name)
+    np.testing.assert_array_equal(by_state[4:], s[4:])
+
+
+def _broadcast(p: Parameters, n: int) -> Parameters:
+    return Parameters(*(jnp.broadcast_to(leaf, (n,)) for leaf in p))
+
+
 def _patients(drug: str, n: int):
     keys = random.patient_keys(random.root(4), *(jnp.zeros(n, jnp.int32),) * 2, jnp.arange(n))
     return cohort.draw(load_library(drug).population(), keys, jnp.asarray(30.0)).parameters
@@ -258,6 +302,8 @@ BAD = [
     ({"stages": [THIRD[0], {"name": "b", "until_d": 224, "who": "responders", "others": "carry on"}]}, "others"),
     ({"stages": [THIRD[0], {"name": "b", "until_d": 224, "others": "stay"}]}, "there are none"),
     ({"titration": RULES | {"switching": SWITCHING | {"bands": [{"action": "swich", "below": 50}]}}}, "action"),
+    ({"arm": {"switch_to": {**TO, "start_dose_mg": 5, "titration": "usual"}, "titration": "switching"},
+      "stages": [THIRD[0], {"name": "b", "until_d": 224, "titration": "usual"}]}, "a rule for each drug"),
     ({"parameters": {"receptor_ec50_nM": 20.0}}, "which drug is meant, eltrombopag or hetrombopag"),
     ({"trial": {"visits_d": VISITS, "design": "crossover"}, "stages": []}, "meals and switches"),
 ]  # fmt: skip
