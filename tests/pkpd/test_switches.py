@@ -249,6 +249,23 @@ def test_regimens_of_an_arm_and_how_patients_come_to_them():
     np.testing.assert_array_equal(protocol.doses_mg(a.arm.protocol.stages, second=True), [25, 50, 75])
 
 
+def test_who_is_off_treatment_keeps_the_ladder_of_the_last_dose():
+    """Of a stage with a new ladder, patients who do not enter it know nothing: a restart is of the dose they had."""
+    other = RULE | {"levels_mg": [1, 2]}
+    stages = [
+        {"name": "a", "until_d": 28},
+        {"name": "b", "until_d": 42, "who": "responders", "others": "off", "start_dose_mg": 2.0, "titration": "other"},
+        {"name": "c", "until_d": 56, "treatment": "off", "relapse_below_1e9_per_l": 1000, "at_relapse": "restart"},
+    ]
+    v = run(scenario(stages=stages, titration={"usual": RULE, "other": other}, rescue={"enabled": False}), 300)
+    enters = v.platelets_observed[3] >= 50
+    assert set(np.unique(v.dose_mg[4:6, enters])) <= {0, 1, 2} and np.all(v.dose_mg[4:6, ~enters] == 0)
+    restarted = v.dose_mg[7] > 0  # at the visit on day 42 or 49
+    assert set(np.unique(v.dose_mg[7, restarted & ~enters])) <= set(RULE["levels_mg"])
+    assert set(np.unique(v.dose_mg[7, restarted & enters])) <= {1, 2}
+    assert (restarted & ~enters).any() and (restarted & enters).any()
+
+
 def test_the_shipped_scenario_switches_failing_patients_only_and_says_so():
     design = load_scenario("switch_at_failure")
     text = describe(design)
