@@ -6,7 +6,7 @@ In non-responders, a share of all that is 0 unless a config says otherwise, the 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -15,17 +15,26 @@ from jax.scipy.special import ndtr, ndtri
 from pkpd import random
 from pkpd.parameters import CovariateRatios, Demography, Noise, Parameters, Population, Variability
 
+if TYPE_CHECKING:
+    from pkpd.screening import Screen, Screened
+
 
 class Patients(NamedTuple):
     """A batch of virtual patients; every leaf [patients] or scalar.
 
-    covariates: 1 where the patient has it, in the order of ``CovariateRatios``.
+    covariates: 1 where the patient has it, in the order of ``CovariateRatios``. screened: None without a screening.
     """
 
     parameters: Parameters
     noise: Noise
     weight_kg: Array
     covariates: CovariateRatios
+    screened: Screened | None = None
+
+    @property
+    def baseline_1e9_per_l(self) -> Array:
+        """The count at entry as measured; the true one where nothing was measured."""
+        return self.parameters.baseline_platelets_1e9_per_l if self.screened is None else self.screened.baseline
 
 
 class Table(NamedTuple):
@@ -36,11 +45,13 @@ class Table(NamedTuple):
     covariates: CovariateRatios
 
 
-def draw(population: Population, keys: Array, baseline_below: Array, table: Table | None = None) -> Patients:
+def draw(
+    population: Population, keys: Array, baseline_below: Array, table: Table | None = None, screen: Screen | None = None
+) -> Patients:
     """Patients [n] from their keys [n]. ``baseline_below``: counts at entry are below this (1e9/L).
 
     With a ``table`` (whose counts are below that) each patient is one of its rows, drawn with replacement, but for the
-    random effects and the covariates that it lacks.
+    random effects and the covariates that it lacks. With a ``screen`` they are those who pass it.
     """
     dtype = population.typical.clearance_l_per_h.dtype
     d = population.demography
@@ -51,8 +62,14 @@ def draw(population: Population, keys: Array, baseline_below: Array, table: Tabl
     has, responds = indicators(d, u[:-1]), u[-1] >= d.non_responder_share
     if table is not None:
         w, P0, has = of_rows(table, random.uniform(keys, 0, "table_row"), has, dtype)
+    screened = None
+    if screen is not None:
+        from pkpd import screening
+
+        z, P0, screened = screening.enter(population, keys, screen, baseline_below)
     patients = individuals(population, z, w, P0, has)
     p = patients.parameters
+    patients = patients._replace(screened=screened)
     return patients._replace(parameters=p._replace(dimer_efficacy=jnp.where(responds, p.dimer_efficacy, 0)))
 
 

@@ -22,6 +22,7 @@ PURPOSES = ("random_effects", "weight", "baseline", "covariates", "drift", "resi
 # so that the others stay what they were.
 OF_PROTOCOLS = (
     "visit_day", "missed_visit", "adherence", "adherence_level", "meal", "informative_dropout", "table_row",
+    "screening", "other_failure",
 )  # fmt: skip
 _APART = 2**28  # counters below are those of PURPOSES
 _ROOM = 16  # purposes of protocols that there is room for
