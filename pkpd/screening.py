@@ -20,7 +20,9 @@ an extrapolation, and so is the number screened.
 from __future__ import annotations
 
 import itertools
+import math
 from functools import partial
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -32,7 +34,7 @@ from pydantic import Field, field_validator
 from pkpd import cohort, random, thrombopoiesis
 from pkpd.engine.grid import DAYS_A_WEEK
 from pkpd.errors import InputError
-from pkpd.parameters import CovariateRatios, Noise, Parameters, Population, Variability
+from pkpd.parameters import CovariateRatios, Library, Noise, Parameters, Population, Variability
 from pkpd.tomlfile import shown
 from pkpd.trial import LARGEST_OMEGA
 from pkpd.validated import Count, List, Table
@@ -211,6 +213,49 @@ def equilibrium(p: Parameters, omega: Array) -> tuple[Array, Array]:
     root = jnp.sqrt(b * b + 4 * ksen * t.production * Kim)
     Q = jnp.where(b > 0, 2 * t.production * Kim / (root + jnp.abs(b)), (root - b) / (2 * ksen))
     return Q, ksen + capacity * Kim / (Kim + Q) ** 2
+
+
+def describe(screening: Screening, entry: Entry) -> str:
+    """The screening in words, on one line."""
+    days = [f"{day}" for day in screening.visits_d]
+    said = f"day {days[0]}" if len(days) == 1 else f"days {', '.join(days[:-1])} and {days[-1]}"
+    which = {"mean": "their geometric mean", "last": "the last", "every": "every one"}[screening.criterion]
+    words = [f"counts on {said}, {which} below {entry.platelets_below_1e9_per_l:g}"]
+    if screening.other_failure_share:
+        words.append(f"{100 * screening.other_failure_share:g}% fail for other reasons")
+    below = screening.candidates_below(entry)
+    words += [f"of candidates with true counts below {below:g}"] if below < float("inf") else []
+    return "Screening: " + "; ".join(words)
+
+
+def check(screening: Screening, entry: Entry) -> None:
+    """InputError where the table does not fit that of entry."""
+    if entry.patients is not None:
+        raise InputError("screening: the patients of entry.patients have entered already; legal: one of the two")
+    below, limit = screening.candidates_below(entry), entry.platelets_below_1e9_per_l
+    if below < limit and screening.candidates_below_1e9_per_l is not None:
+        raise InputError(
+            f"screening.candidates_below_1e9_per_l = {below:g}: below the limit of entry; legal: at least {limit:g}"
+        )
+    if below < limit:
+        raise InputError(
+            f"screening.candidates_below_1e9_per_l is {below:g} of patients with ITP where it is not given, below the "
+            f"limit of entry; legal: at least {limit:g}"
+        )
+
+
+def check_enough_pass(screening: Screening, entry: Entry, library: Library) -> None:
+    """InputError where hardly anybody would pass. Errors of measurement apart: they help as many as they hinder."""
+    lowest, mean, sd = (library.value(f"baseline_{x}") for x in ("min_1e9_per_l", "log_mean", "log_sd"))
+    bottom, limit, top = (
+        NormalDist(mean, sd).cdf(math.log(x)) if x < math.inf else 1.0
+        for x in (lowest, entry.platelets_below_1e9_per_l, screening.candidates_below(entry))
+    )
+    share = (limit - bottom) / (top - bottom) * (1 - screening.other_failure_share)
+    if share < LEAST_PASSING:
+        raise InputError(
+            f"screening: some {100 * share:.2g}% of candidates pass; legal: criteria that {100 * LEAST_PASSING:g}% pass"
+        )
 
 
 def check_places(candidates: Any) -> None:
