@@ -16,7 +16,7 @@ from pkpd import random
 from pkpd.parameters import CovariateRatios, Demography, Noise, Parameters, Population, Variability
 
 if TYPE_CHECKING:
-    from pkpd.screening import Screen, Screened
+    from pkpd.screening import Screened
 
 
 class Patients(NamedTuple):
@@ -45,13 +45,11 @@ class Table(NamedTuple):
     covariates: CovariateRatios
 
 
-def draw(
-    population: Population, keys: Array, baseline_below: Array, table: Table | None = None, screen: Screen | None = None
-) -> Patients:
+def draw(population: Population, keys: Array, baseline_below: Array, table: Table | None = None) -> Patients:
     """Patients [n] from their keys [n]. ``baseline_below``: counts at entry are below this (1e9/L).
 
     With a ``table`` (whose counts are below that) each patient is one of its rows, drawn with replacement, but for the
-    random effects and the covariates that it lacks. With a ``screen`` they are those who pass it.
+    random effects and the covariates that it lacks.
     """
     dtype = population.typical.clearance_l_per_h.dtype
     d = population.demography
@@ -62,14 +60,8 @@ def draw(
     has, responds = indicators(d, u[:-1]), u[-1] >= d.non_responder_share
     if table is not None:
         w, P0, has = of_rows(table, random.uniform(keys, 0, "table_row"), has, dtype)
-    screened = None
-    if screen is not None:
-        from pkpd import screening
-
-        z, P0, screened = screening.enter(population, keys, screen, baseline_below)
     patients = individuals(population, z, w, P0, has)
     p = patients.parameters
-    patients = patients._replace(screened=screened)
     return patients._replace(parameters=p._replace(dimer_efficacy=jnp.where(responds, p.dimer_efficacy, 0)))
 
 

@@ -124,8 +124,8 @@ def screen_of(screening: Screening, entry: Entry) -> Screen:
     )
 
 
-def enter(population: Population, keys: Array, s: Screen, below: Array) -> tuple[Array, Array, Screened]:
-    """Random effects [13, patients] and P0 [patients] of those who enter, and what was measured of them.
+def enter(population: Population, patients: cohort.Patients, keys: Array, s: Screen, below: Array) -> cohort.Patients:
+    """``patients`` with the random effects and counts of those who enter: whose measured counts are ``below``.
 
     Candidates are judged in float32 for either precision of the courses, so both have the same patients.
     """
@@ -149,7 +149,10 @@ def enter(population: Population, keys: Array, s: Screen, below: Array) -> tuple
     _, (z, found) = lax.while_loop(more, judge, (first, nobody))
     numbers = (x.astype(dtype) for x in found[:-1])
     found = Screened(*numbers, found.candidates)
-    return z.astype(dtype), found.at_rest, found
+    own = cohort.individuals(population, z.astype(dtype), patients.weight_kg, found.at_rest, patients.covariates)
+    # whether the drug acts in a patient is drawn with the covariates
+    parameters = own.parameters._replace(dimer_efficacy=patients.parameters.dimer_efficacy)
+    return own._replace(parameters=parameters, screened=found)
 
 
 def _candidate(population: Population, keys: Array, s: Screen, below: Array, j: Array) -> tuple[Array, Screened, Array]:

@@ -140,6 +140,18 @@ def fed(p: Parameters, arm: Arm) -> Parameters:
     )
 
 
+def drawn(
+    population: Population, keys: Array, baseline_below: Array, table: cohort.Table | None, screen: Screen | None
+) -> cohort.Patients:
+    """The patients of an arm: as ``cohort.draw`` has them, or those who pass a screening."""
+    patients = cohort.draw(population, keys, baseline_below, table)
+    if screen is None:
+        return patients
+    from pkpd import screening
+
+    return screening.enter(population, patients, keys, screen, baseline_below)
+
+
 def simulate_tile(
     population: Population,
     arm: Arm,
@@ -155,7 +167,7 @@ def simulate_tile(
     Pure and traceable, not differentiable (InputError; see the module); ``form``, ``n_weeks``, ``steps`` and ``engine``
     are static. ``simulate`` takes any number.
     """
-    patients = cohort.draw(population, keys, arm.baseline_below, arm.table, arm.screen)
+    patients = drawn(population, keys, arm.baseline_below, arm.table, arm.screen)
     if arm.period is not None:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, PERIODS + jnp.asarray(arm.period, jnp.uint32))
     return course(patients, arm, keys, days, n_weeks, form, steps, engine)

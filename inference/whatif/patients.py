@@ -19,6 +19,7 @@ from pkpd import cohort, endpoints, outcomes, random, trial
 from pkpd.devices import tile_width
 from pkpd.parameters import CovariateRatios, Population
 from pkpd.planned import PlannedArm, planned_arms
+from pkpd.trial import drawn
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
@@ -97,7 +98,7 @@ def _drawn(
     screen: Screen | None,
 ) -> cohort.Patients:
     """The patients whose courses ``trial.over_tiles`` simulates, apart from these, whose program stays as it is."""
-    return cohort.draw(population, random.patient_keys(key, draw, trial, patient), below, table, screen)
+    return drawn(population, random.patient_keys(key, draw, trial, patient), below, table, screen)
 
 
 def _person(drawn: cohort.Patients, here: slice) -> dict[str, np.ndarray]:

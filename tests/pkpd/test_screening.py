@@ -19,7 +19,9 @@ from pkpd.scenario_tables import Entry
 from pkpd.scenario_text import describe
 from pkpd.screening import Screening, screen_of
 
-NO_ERROR = "parameters={residual_log_sd=0,immune_drift_log_sd=0}"
+NO_ERROR = "parameters={residual_log_sd=1e-6,immune_drift_log_sd=1e-6}"
+
+DRAW, SCREENED = jax.jit(cohort.draw), jax.jit(trial.drawn)
 
 
 def keys_of(n: int, first: int = 0, draw: int = 0) -> jax.Array:
@@ -31,8 +33,7 @@ def entered(table: Screening, n: int, below: float = 30.0, dtype=jnp.float32, fi
     entry = Entry(platelets_below_1e9_per_l=below)
     population = with_values(load_library().population(dtype), values)
     screen = screen_of(table, entry)
-    draw = jax.jit(cohort.draw, static_argnums=3)
-    return draw(population, keys_of(n, first), np.float32(below), None, screen)
+    return SCREENED(population, keys_of(n, first), np.float32(below), None, screen)
 
 
 def brute_force(table: Screening, n: int, below: float, seed: int, **values: float) -> dict[str, np.ndarray]:
@@ -94,7 +95,11 @@ CASES = [
     (Screening(visits_d=(-14, -7), criterion="mean"), 30.0, {}),
     (Screening(visits_d=(-10, -7, 0), criterion="last", other_failure_share=0.3), 30.0, {}),
     (Screening(visits_d=(-14, -7, 0), criterion="every"), 30.0, {}),
-    (Screening(visits_d=(-17, -9), criterion="every"), 12.0, {"residual_log_sd": 0.5, "residual_log_sd_iiv_log_sd": 0.8}),
+    (
+        Screening(visits_d=(-17, -9), criterion="every"),
+        12.0,
+        {"residual_log_sd": 0.5, "residual_log_sd_iiv_log_sd": 0.8},
+    ),
     (Screening(visits_d=(-3,), criterion="mean"), 50.0, {"residual_log_sd": 0.6}),
 ]
 
@@ -136,12 +141,11 @@ def test_every_criterion_is_kept_by_everybody():
 
 def test_patients_do_not_depend_on_their_batch():
     table = Screening(visits_d=(-14, -7))
-    whole = entered(table, 300)
-    parts = [entered(table, n, first=first) for first, n in ((0, 1), (1, 49), (50, 250))]
-    joined = jax.tree.map(lambda *x: np.concatenate(x, axis=-1) if np.ndim(x[0]) else x[0], *parts)
-    for mine, theirs in zip(jax.tree.leaves(whole), jax.tree.leaves(joined), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-6)
-    np.testing.assert_array_equal(whole.screened.candidates, joined.screened.candidates)
+    some, others = entered(table, 300), entered(table, 300, first=200)
+    for mine, theirs in zip(jax.tree.leaves(some), jax.tree.leaves(others), strict=True):
+        if np.ndim(mine):
+            np.testing.assert_array_equal(mine[..., 200:], theirs[..., :100])
+    assert np.asarray(some.screened.candidates)[200:].max() > 2
 
 
 def test_both_precisions_have_the_same_patients():
@@ -158,14 +162,14 @@ def test_both_precisions_have_the_same_patients():
 def test_without_screening_the_first_candidate_is_the_patient():
     """Random effects, weight and covariates are those of the design without it where the first candidate passes."""
     found = entered(Screening(visits_d=(-7,)), 500)
-    plain = cohort.draw(load_library().population(), keys_of(500), np.float32(30))
+    plain = DRAW(load_library().population(), keys_of(500), np.float32(30))
     first = np.asarray(found.screened.candidates) == 1
     assert 0.4 < first.mean() < 0.9
     for name in ("receptor_ec50_nM", "production_1e9_per_l_per_h"):
         np.testing.assert_allclose(
             getattr(found.parameters, name)[first], getattr(plain.parameters, name)[first], rtol=1e-6
         )
-    np.testing.assert_array_equal(found.weight_kg, plain.weight_kg)
+    np.testing.assert_allclose(found.weight_kg, plain.weight_kg, rtol=1e-6)
 
 
 def test_the_count_under_the_drift_is_nearly_the_engines():
@@ -174,7 +178,7 @@ def test_the_count_under_the_drift_is_nearly_the_engines():
     arm = planned_arms(scenario)[2]
     assert arm.drug == "placebo"
     (v,) = trial.visits_of(trial.roster(arm.population, range(1024)), arm.arm, (7,), 5)
-    people = cohort.draw(arm.population, keys_of(1024), np.float32(100)).parameters
+    people = DRAW(arm.population, keys_of(1024), np.float32(100)).parameters
     np.testing.assert_allclose(people.baseline_platelets_1e9_per_l, v.baseline, rtol=1e-5)
     ours = screening.after(people, jnp.asarray(v.immune_log_activity[0]), v.baseline, 168.0)
     drifted, apart = np.log(v.platelets_true[0] / v.baseline), np.log(v.platelets_true[0] / np.asarray(ours))
@@ -182,7 +186,7 @@ def test_the_count_under_the_drift_is_nearly_the_engines():
 
 
 def test_at_no_drift_the_equilibrium_is_the_baseline():
-    p = cohort.draw(load_library().population(jnp.float64), keys_of(2000), np.float32(300)).parameters
+    p = DRAW(load_library().population(jnp.float64), keys_of(2000), np.float32(300)).parameters
     Q, rate = screening.equilibrium(p, jnp.zeros(2000))
     np.testing.assert_allclose(Q, p.baseline_platelets_1e9_per_l, rtol=1e-9)
     assert (np.asarray(rate) > 0).all()
@@ -200,7 +204,7 @@ def test_counts_of_placebo_regress_to_the_mean():
     v = placebo("screening={visits_d=[-7],criterion='last'}")
     rise = np.log(v.platelets_observed[0] / v.baseline)
     assert rise.mean() > 0.1 and rise.mean() > 8 * rise.std() / 64
-    assert (np.log(v.baseline_true / v.baseline)).mean() == pytest.approx(rise.mean(), abs=4 * rise.std() / 64)
+    assert (np.log(v.baseline_true / v.baseline)).mean() == pytest.approx(rise.mean(), abs=4 * float(rise.std()) / 64)
     # Measured on the day of the first dose there is the measurement's error alone; the mean of more visits has less.
     at_0 = placebo("screening={visits_d=[0]}", "parameters={residual_log_sd=0.5}")
     of_4 = placebo("screening={visits_d=[-3,-2,-1,0],criterion='mean'}", "parameters={residual_log_sd=0.5}")
@@ -217,16 +221,14 @@ def test_without_error_and_drift_nothing_regresses():
 def test_without_error_and_drift_it_is_the_law_of_entry():
     """The truncated log-normal law of a design without screening."""
     s = entered(Screening(visits_d=(-7,)), 20_000, residual_log_sd=0, immune_drift_log_sd=0).screened
-    plain = cohort.draw(load_library().population(), keys_of(20_000, draw=1), np.float32(30)).parameters
+    plain = DRAW(load_library().population(), keys_of(20_000, draw=1), np.float32(30)).parameters
     other = np.asarray(plain.baseline_platelets_1e9_per_l)
     assert stats.ks_2samp(np.asarray(s.baseline), other).pvalue > 1e-3
 
 
 def test_a_staged_arm_has_the_same_patients_and_the_measured_count_first():
     settings = ["screening={visits_d=[-14,-7],criterion='mean'}", "rescue.enabled=false"]
-    plain, staged = (
-        load_scenario("phase3", [*settings, *more]) for more in ([], ["trial.missed_visit_share=0.001"])
-    )
+    plain, staged = (load_scenario("phase3", [*settings, *more]) for more in ([], ["trial.missed_visit_share=0.001"]))
     a, b = (
         next(trial.visits_of(trial.roster(p.population, range(64)), p.arm, (7, 14), 1))
         for p in (planned_arms(plain)[2], planned_arms(staged)[2])
@@ -269,7 +271,11 @@ def test_a_scenario_says_its_screening_in_words():
         ("phase3", ["screening={visits_d=[-400]}"], "-400 is among them"),
         ("phase3", ["screening={visits_d=[-7.5]}"], "screening.visits_d"),
         ("phase3", ["screening={visits_d=[-7],criterion='median'}"], "screening.criterion = 'median'"),
-        ("phase3", ["screening={visits_d=[-7],criterium='mean'}"], "unknown key 'criterium'; did you mean 'criterion'?"),
+        (
+            "phase3",
+            ["screening={visits_d=[-7],criterium='mean'}"],
+            "unknown key 'criterium'; did you mean 'criterion'?",
+        ),
         ("phase3", ["screening={visits_d=[-7],other_failure_share=1.0}"], "other_failure_share = 1"),
         (
             "phase3",
@@ -289,7 +295,7 @@ def test_a_scenario_says_its_screening_in_words():
         (
             "phase3",
             ["screening={visits_d=[-7],other_failure_share=0.9}", "entry.platelets_below_1e9_per_l=5"],
-            "screening: some 0.9",
+            "screening: some 0.86% of candidates pass; legal: criteria that 2% pass",
         ),
         ("food_effect", ["screening={visits_d=[-7]}"], "screening: of parallel groups only"),
         ("group_sequential", ["screening={visits_d=[-7]}"], "screening: [outcome] states responses"),
