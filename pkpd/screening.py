@@ -147,8 +147,7 @@ def enter(population: Population, patients: cohort.Patients, keys: Array, s: Scr
     first = jnp.zeros((), jnp.int32)
     nobody = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(candidate, first))
     _, (z, found) = lax.while_loop(more, judge, (first, nobody))
-    numbers = (x.astype(dtype) for x in found[:-1])
-    found = Screened(*numbers, found.candidates)
+    found = Screened(*(*(x.astype(dtype) for x in found[:-1]), found.candidates))
     own = cohort.individuals(population, z.astype(dtype), patients.weight_kg, found.at_rest, patients.covariates)
     # whether the drug acts in a patient is drawn with the covariates
     parameters = own.parameters._replace(dimer_efficacy=patients.parameters.dimer_efficacy)

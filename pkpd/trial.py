@@ -235,8 +235,8 @@ def course(
     _, seen = lax.scan(visit, loop, (before, days, z, *chances))
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
-    last = (omega, patients.baseline_1e9_per_l, patients.weight_kg, failed)
-    return Visits(*seen, *last, screened=patients.screened)
+    visits = Visits(*(*seen, omega, patients.baseline_1e9_per_l, patients.weight_kg, failed))
+    return visits._replace(screened=patients.screened)
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine"))

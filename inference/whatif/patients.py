@@ -54,7 +54,8 @@ def parts(
     by arm, trial and patient. Columns, in this order:
 
     arm. trial: number from 0. draw: of the posterior, 0 without one. patient: number in the trial, over all arms.
-    baseline_1e9_per_l, weight_kg; after a screening also baseline_true_1e9_per_l. Covariates (0 or 1). INDIVIDUAL: the patient's own parameters. drug_acts: whether the
+    baseline_1e9_per_l, weight_kg; after a screening also
+    baseline_true_1e9_per_l. Covariates (0 or 1). INDIVIDUAL: the patient's own parameters. drug_acts: whether the
     drug does anything in the patient. landmark_response. outcome: value of ``outcome_name``, nan where it is of nobody;
     for a time, outcome_event tells an event from censoring. rescued: by the last visit. FURTHER: as in
     ``whatif.further``, nan where it is of nobody.
