@@ -135,10 +135,13 @@ def _screening(ax: Axes, days: Sequence[int], unit: Calendar, arms: int, end: fl
     first = float(unit.of(days[0]))
     left = min(first, -0.035 * end)
     ax.barh((arms - 1) / 2, -first, arms - 0.34, first, color="#BDBDBD", alpha=0.5, lw=0)
-    ax.annotate("screening", (left / 2, (arms - 1) / 2), rotation=90, ha="center", va="center", fontsize=9)
+    upright = -left > NARROW * end
+    ax.annotate("screening", (left / 2, (arms - 1) / 2), ha="center", va="center", fontsize=9 if arms > 1 else 7.5,
+                rotation=0 if upright else 90)  # fmt: skip
     ticks = ax.get_xticks()
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else math.inf
-    before = np.arange(-step, left - 1e-9, -step) if math.isfinite(step) else np.array([])
+    before = np.arange(-ticks[1], first - 1e-9, -ticks[1]) if len(ticks) > 1 else np.array([])
+    if not len(before) and first == round(first) < 0:
+        before = np.array([first])
     ax.set_xticks([*before[::-1], *ticks])
     return left
 
