@@ -90,6 +90,8 @@ def reweighted(p: Plan) -> Reweighted:
     """What a bank of this plan reweights; InputError that names a free parameter it cannot."""
     if p.studies:
         raise InputError("studies: a bank holds the counts of one trial; legal: a config without [[studies]]")
+    if any(a.arm.screen is not None for a in p.arms):
+        raise InputError("screening: who passes one has no normal random effects to reweight; legal: the surface")
     free = p.prior.names
     for name in free:
         if name not in (*Variability._fields, *SD_NAMES):

@@ -252,6 +252,14 @@ def test_a_place_that_stays_empty_is_an_error():
         screening.check_places(np.array([3, 0, 1, 0]))
 
 
+def test_a_run_stops_where_a_place_stays_empty(monkeypatch):
+    monkeypatch.setattr(screening, "MOST_CANDIDATES", 2)
+    scenario = load_scenario("phase3", ["screening={visits_d=[-6,-5,-4,-3,-2]}"])  # compiled nowhere else
+    arm = planned_arms(scenario)[0]
+    with pytest.raises(InputError, match="none of 2 candidates passed"):
+        list(trial.visits_of(trial.roster(arm.population, range(64)), arm.arm, (7,), 1))
+
+
 def test_a_scenario_says_its_screening_in_words():
     said = "screening={visits_d=[-14,-7],criterion='mean',other_failure_share=0.1}"
     text = describe(load_scenario("phase3", [said]))
