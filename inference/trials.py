@@ -315,11 +315,9 @@ def summarise_cohort(
 def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndarray, v: trial.Visits) -> pd.DataFrame:
     """One tile of patients as a table, patient by patient and visit by visit."""
     n, visits = len(draw), len(hours)
-    screened = v.platelets_true[:0], v.platelets_observed[:0]
+    true, count = [v.baseline_true[None], v.platelets_true], [v.baseline[None], v.platelets_observed]
     if v.screened is not None:
-        screened = np.asarray(v.screened.true), np.asarray(v.screened.counts)
-    true = np.concatenate([screened[0], v.baseline_true[None], v.platelets_true])
-    count = np.concatenate([screened[1], v.baseline[None], v.platelets_observed])
+        true, count = [v.screened.true, *true], [v.screened.counts, *count]
     before = visits - len(v.platelets_observed)
 
     def by_row(values: np.ndarray, at_baseline: Any) -> np.ndarray:
@@ -345,8 +343,8 @@ def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndar
             "visit": np.tile(np.arange(visits, dtype=np.int32) - np.int32(before - 1), n),
             "time_h": when,
             "dose_mg": by_row(v.dose_mg, np.nan),
-            "platelets_true": true.T.reshape(-1),
-            "platelets_observed": count.T.reshape(-1),
+            "platelets_true": np.concatenate(true).T.reshape(-1),
+            "platelets_observed": np.concatenate(count).T.reshape(-1),
             "interrupted": by_row(v.interrupted, False),
             "stopped": by_row(v.stopped, False),
             "rescued": by_row(v.rescued, False),

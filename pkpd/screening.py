@@ -10,11 +10,14 @@ that week makes of P0. Before treatment the activity is the model's own drift, s
 stationary AR(1) is the same in both directions): omega_-w = rho omega_-(w-1) + s sqrt(1 - rho^2) z_w over the week that
 ends 7 w days before the first dose. In the last week omega = 0 and P = P0, so the course starts at rest as without
 screening. Count under omega: platelets relax to the equilibrium of a constant production; feedback through TPO is
-neglected, which makes the logarithm's sd under the drift up to 5% (a week before), 10% (two) or 15% (four) too large.
+neglected. Against the engine, one, two and four weeks from rest, this makes the sd of the log count 5, 9 and 13% too
+large where P0 is 10 to 30 (3, 5 and 6% below 10; 9, 16 and 21% from 30 to 100).
 
 ASSUMED: P0 of candidates follows the library's log-normal law of baseline counts, cut off where the disease ends
-(``ITP_BELOW``), not at the limit of entry. Published are counts of patients who had entered; above the limit the law is
-an extrapolation, and so is the number screened.
+(``ITP_BELOW``), not at the limit of entry. Above that limit the law is an extrapolation, and so is the number screened.
+What the library has it from, counts of patients who had entered phase III (median 13, 37% below 10), are measured
+ones: a visit on day 0 alone gives these again (13.0, 37%), visits before it lower counts (day -7: 12.0, 42%; mean of
+days -14 and -7: 12.1, 41%). With baseline_log_mean = 3.32 and baseline_log_sd = 1.05 that mean has 13.0 and 37%.
 """
 
 from __future__ import annotations
