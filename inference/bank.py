@@ -90,8 +90,6 @@ def reweighted(p: Plan) -> Reweighted:
     """What a bank of this plan reweights; InputError that names a free parameter it cannot."""
     if p.studies:
         raise InputError("studies: a bank holds the counts of one trial; legal: a config without [[studies]]")
-    if any(a.arm.screen is not None for a in p.arms):
-        raise InputError("screening: who passes one has no normal random effects to reweight; legal: the surface")
     free = p.prior.names
     for name in free:
         if name not in (*Variability._fields, *SD_NAMES):
@@ -138,6 +136,8 @@ def fill(
     """
     if patients < 2:
         raise InputError(f"patients = {patients} of each pilot; legal: at least 2")
+    if any(a.arm.screen is not None for a in p.arms):
+        raise InputError("screening: who passes one has no normal random effects to reweight; legal: the surface")
     which, part, K = reweighted(p), stream(BANK, replicate), len(pilots)
     values = {n: np.asarray(v) for n, v in p.prior.constrained(pilots).items()}
     mean, sd = (np.asarray(v, np.float64) for v in which.law(values))

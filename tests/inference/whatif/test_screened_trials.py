@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from inference import trials
+from inference import bank, trials
 from inference.progress import silent
 from inference.report import trial_figures
 from inference.report.protocol import in_words, unit_of, words
 from inference.whatif import effects, patients
 from inference.whatif.characteristics import TRIAL
 from inference.whatif.dataset import dataset
+from pkpd.errors import InputError
 from pkpd.planned import planned_arms
 from pkpd.scenario import load_scenario
 
@@ -111,6 +114,11 @@ def test_the_table_of_patients_has_both_baselines():
     (_, _, v) = next(trials.courses(DESIGN, planned_arms(DESIGN)[0], {}, 1, 3, "auto"))
     np.testing.assert_allclose(part["baseline_1e9_per_l"], v.baseline[: len(part)], rtol=1e-5)
     np.testing.assert_allclose(part["baseline_true_1e9_per_l"], v.baseline_true[: len(part)], rtol=1e-5)
+
+
+def test_a_bank_refuses_patients_who_passed_a_screening():
+    with pytest.raises(InputError, match="screening: who passes one"):
+        bank.fill(SimpleNamespace(arms=planned_arms(DESIGN)), np.zeros((1, 1)), 2)
 
 
 def test_page_and_picture_tell_of_the_screening():
