@@ -154,7 +154,7 @@ def enter(population: Population, patients: cohort.Patients, keys: Array, s: Scr
     own = cohort.individuals(population, z.astype(dtype), patients.weight_kg, found.at_rest, patients.covariates)
     # whether the drug acts in a patient is drawn with the covariates
     parameters = own.parameters._replace(dimer_efficacy=patients.parameters.dimer_efficacy)
-    return own._replace(parameters=parameters, screened=found)
+    return patients._replace(parameters=parameters, noise=own.noise, screened=found)
 
 
 def _candidate(population: Population, keys: Array, s: Screen, below: Array, j: Array) -> tuple[Array, Screened, Array]:

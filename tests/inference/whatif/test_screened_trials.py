@@ -14,6 +14,7 @@ from inference.report.protocol import in_words, unit_of, words
 from inference.whatif import effects, patients
 from inference.whatif.characteristics import TRIAL
 from inference.whatif.dataset import dataset
+from pkpd import notebook
 from pkpd.errors import InputError
 from pkpd.planned import planned_arms
 from pkpd.scenario import load_scenario
@@ -114,6 +115,13 @@ def test_the_table_of_patients_has_both_baselines():
     (_, _, v) = next(trials.courses(DESIGN, planned_arms(DESIGN)[0], {}, 1, 3, "auto"))
     np.testing.assert_allclose(part["baseline_1e9_per_l"], v.baseline[: len(part)], rtol=1e-5)
     np.testing.assert_allclose(part["baseline_true_1e9_per_l"], v.baseline_true[: len(part)], rtol=1e-5)
+
+
+def test_the_notebook_has_both_baselines():
+    found = notebook.simulate_scenario(DESIGN, seed=3, patients=20)
+    (_, _, v) = next(trials.courses(DESIGN, planned_arms(DESIGN)[0], {}, 1, 3, "auto"))
+    np.testing.assert_allclose(found["baseline"][:20], v.baseline[:20], rtol=1e-5)
+    np.testing.assert_allclose(found["baseline_true"][:20], v.baseline_true[:20], rtol=1e-5)
 
 
 def test_a_bank_refuses_patients_who_passed_a_screening():
