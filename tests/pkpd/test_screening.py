@@ -267,6 +267,22 @@ def test_a_scenario_says_its_screening_in_words():
     assert f"Screening: {counts}; 10% fail for other reasons; of candidates with true counts below 100\n" in text
 
 
+def test_a_table_of_patients_who_entered_is_not_screened(tmp_path):
+    (tmp_path / "patients.csv").write_text("baseline_1e9_per_l,weight_kg\n12,60\n")
+    settings = [f"entry.patients='{tmp_path / 'patients.csv'}'", "screening={visits_d=[-7]}"]
+    with pytest.raises(InputError, match=r"screening: the patients of .* have entered already"):
+        load_scenario("phase3", settings)
+
+
+def test_healthy_volunteers_are_screened_by_their_own_law():
+    settings = ["entry.disease='healthy'", "entry.platelets_below_1e9_per_l=300", "rescue.enabled=false"]
+    scenario = load_scenario("phase3", [*settings, "screening={visits_d=[-14,-7],criterion='every'}"])
+    (arm, *_) = planned_arms(scenario)
+    s = SCREENED(arm.population, keys_of(N), np.float32(300), None, arm.arm.screen).screened
+    assert np.asarray(s.counts).max() < 300 and 150 < np.median(s.at_rest) < 280
+    np.testing.assert_allclose(s.true, np.broadcast_to(s.at_rest, (2, N)), rtol=1e-4)  # no immune clearance, no drift
+
+
 @pytest.mark.parametrize(
     ("scenario", "settings", "told"),
     [
