@@ -105,7 +105,7 @@ def course(
             s = s._replace(cmax_nM=jnp.where(after != second, move.read(y, after).concentration_nM, s.cmax_nM))
         return (y, s, record), (taken_mg, second)
 
-    s = _start(protocol, p, n, dtype)
+    s = _start(protocol, patients.baseline_1e9_per_l, n, dtype)
     ends = jnp.asarray(protocol.ends, jnp.int32)
     segments = (jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]]), ends, jnp.asarray(protocol.visit, jnp.int32))
     record = {name: jnp.zeros((days.shape[0], n), kind) for name, kind in _recorded(protocol, dtype).items()}
@@ -123,8 +123,9 @@ def course(
         segment_mg=segment_mg,
         segment_second=segment_second,
         immune_log_activity=omega,
-        baseline=p.baseline_platelets_1e9_per_l,
+        baseline=patients.baseline_1e9_per_l,
         weight_kg=patients.weight_kg,
+        screened=patients.screened,
         failed=~jnp.all(jnp.isfinite(P) & (P > 0), axis=0),
     )
 
@@ -154,14 +155,14 @@ def _attendance(protocol: Protocol, keys: Array, days: Array) -> tuple[Array, Ar
     return days[:, None] + shift, random.uniform(keys, days, "missed_visit") < protocol.missed_visit_share
 
 
-def _start(protocol: Protocol, p: Any, n: int, dtype: Any) -> Status:
+def _start(protocol: Protocol, baseline: Array, n: int, dtype: Any) -> Status:
     first = _regimen(protocol, jnp.int32(0))
     dosing = titration.start(first.rule, first.start_level, n)
     no, day_0, zero = jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype)
     on = jnp.broadcast_to(jnp.asarray(first.treated, bool), (n,))
     return Status(
         dosing=dosing, on=on, stage=day_0, regimen=day_0, begun_d=day_0, dose_mg=_prescribed(first, dosing, on, dtype),
-        last_count=jnp.broadcast_to(p.baseline_platelets_1e9_per_l, (n,)), rescued=no, relapsed=no, reason=day_0,
+        last_count=jnp.broadcast_to(baseline, (n,)), rescued=no, relapsed=no, reason=day_0,
         seen_d=day_0, visit_d=day_0, missing=no, cmax_nM=zero, auc_nM_h=zero, taken_mg=zero,
     )  # fmt: skip
 

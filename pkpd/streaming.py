@@ -75,7 +75,8 @@ def of_tile(v: Visits, there: Array, levels_mg: Array, landmark: int, second_mg:
     given = [(v.dose_mg == 0)[None], (v.dose_mg == levels_mg[:, None, None]) & takes]
     if second_mg is not None and v.second is not None:
         given = [given[0], given[1] & ~v.second, (v.dose_mg == second_mg[:, None, None]) & takes & v.second]
-    observed, true = (jnp.concatenate([v.baseline[None], x]) for x in (v.platelets_observed, v.platelets_true))
+    observed = jnp.concatenate([v.baseline[None], v.platelets_observed])
+    true = jnp.concatenate([v.baseline_true[None], v.platelets_true])
     there_too = use & ~jnp.isnan(observed)
     k = jnp.where(there_too, jnp.clip(_bin(observed) - 1 - CENTRE, -REACH, REACH), 0)
     k, m = (x.reshape(len(x), -1, gcd(x.shape[1], GROUP)).astype(jnp.int32) for x in (k, there_too))

@@ -16,6 +16,7 @@ from pkpd.planned import planned_arms
 from pkpd.regimens import regimens_of
 from pkpd.scenario import build, load_scenario
 from pkpd.scenario_text import describe
+from pkpd.tables import schema
 from tests.pkpd import both_drugs, plain_controller
 from tests.pkpd.test_staged import ACTIVE, PLACEBO, RULE, TAPER, WEEKS, run, scenario
 
@@ -230,6 +231,20 @@ def test_long_after_a_switch_patients_are_as_if_they_had_taken_the_second_drug_f
         assert ordinary < 1e-3, name
     np.testing.assert_allclose(both.platelets_true[-1], only.platelets_true[-1], rtol=0.02)
     np.testing.assert_array_equal(both.dose_mg[:, 0], [5, 50, 50, 50])
+
+
+@pytest.mark.parametrize("screening", ["", "screening={visits_d=[-14, -7]}"])
+def test_the_two_drugs_are_taken_by_the_same_patients(screening):
+    a = planned_arms(load_scenario("switch_at_failure", [screening] * bool(screening)))[0]
+    keys = random.patient_keys(random.root(4), *(jnp.zeros(200, jnp.int32),) * 2, jnp.arange(200))
+    draw = (keys, a.arm.baseline_below, a.arm.table, a.arm.screen)
+    first, second = (trial.drawn(population, *draw) for population in (a.population, a.population.second))
+    for name in (*schema()["physiology"], "dimer_efficacy"):
+        np.testing.assert_array_equal(*(getattr(x.parameters, name) for x in (first, second)), err_msg=name)
+    np.testing.assert_array_equal(first.weight_kg, second.weight_kg)
+    for name in ("receptor_ec50_nM", "clearance_l_per_h", "central_volume_l"):
+        ratio = getattr(second.parameters, name) / getattr(first.parameters, name)
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5, err_msg=name)
 
 
 def test_regimens_of_an_arm_and_how_patients_come_to_them():
