@@ -242,7 +242,7 @@ def test_the_two_drugs_are_taken_by_the_same_patients(screening):
     for name in (*schema()["physiology"], "dimer_efficacy"):
         np.testing.assert_array_equal(*(getattr(x.parameters, name) for x in (first, second)), err_msg=name)
     np.testing.assert_array_equal(first.weight_kg, second.weight_kg)
-    for name in ("receptor_ec50_nM", "clearance_l_per_h", "central_volume_l"):
+    for name in ("receptor_ec50_nM", "central_volume_l", "peripheral_volume_l"):
         ratio = getattr(second.parameters, name) / getattr(first.parameters, name)
         np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5, err_msg=name)
 
