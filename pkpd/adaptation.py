@@ -11,7 +11,8 @@ from pkpd.errors import InputError
 from pkpd.validated import Table
 
 if TYPE_CHECKING:
-    from pkpd.analysis import Analysis, Interims
+    from pkpd.analysis import Analysis
+    from pkpd.interims import Interims
 
 
 class DropLosers(Table):
@@ -61,10 +62,10 @@ def check_adaptation(interims: Interims, analysis: Analysis, sizes: Mapping[str,
             raise InputError(
                 f"interims.drop_losers.keep = {drop.keep} of {active} active arms drops none; legal: 1 to {active - 1}"
             )
-        if analysis.multiplicity != "bonferroni":
+        if analysis.multiplicity not in ("bonferroni", "closed-dunnett", "closed-simes"):
             raise InputError(
                 f"interims.drop_losers: multiplicity = {analysis.multiplicity!r} does not pay for the choice; "
-                "legal: 'bonferroni', over all arms that start"
+                "legal: 'bonferroni', 'closed-dunnett' or 'closed-simes', over all arms that start"
             )
     if grow is not None:
         if grow.at_look != looks - 1:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from inference.whatif import further
 from inference.whatif.calendar import DAYS_A_WEEK
-from inference.whatif.counts import Counts, looks_of, sizes_analysed, stated_probabilities
+from inference.whatif.counts import Counts, by_endpoint, looks_of, sizes_analysed, stated_probabilities
 from inference.whatif.decisions import Decisions, columns_of, decide
 from inference.whatif.errors import NORMAL_95, clustered_se, quantile_with_se, wilson
 from inference.whatif.estimated import Estimated, bounds
@@ -86,6 +86,7 @@ def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) ->
     if design.analysis is not None:
         decisions = decide(design, counts)
         _by_comparison(design, counts, decisions, rows, "type_1_error" if null else "power")
+        _of_secondary(design, counts, decisions, rows, "type_1_error" if null else "power")
         _of_the_trial(design, decisions, rows, "type_1_error" if null else "power")
     if counts.calendar is not None:
         _of_the_calendar(design, counts.calendar, decisions.look.max(axis=1) if design.analysis else None, rows)
@@ -93,29 +94,17 @@ def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) ->
 
 
 def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Rows, chance: str) -> None:
-    analysis, (control, active) = design.analysis, columns_of(design)
+    analysis, (_, active) = design.analysis, columns_of(design)
     assert analysis is not None
     last = len(looks_of(design)) - 1
     for i, arm in enumerate(active):
         comparison = f"{design.arms[arm].name} vs {analysis.control}"
         look = found.look[:, i]
-        difference, low, high = estimated(design, counts, i, look)
-        quantity, interval = f"{effect_of(analysis)}_{analysis.endpoint}", interval_of(analysis)
-        finite = np.isfinite(difference) & np.isfinite(low) & np.isfinite(high)
-        if finite.all():
-            rows.add(comparison, quantity, difference)
-            rows.add_quantiles(comparison, quantity, difference)
-        else:  # separated or empty data have no estimate; the median and the quantiles of the others say more
-            rows.add(comparison, f"{quantity}_estimable", finite)
-            rows.add_mean(comparison, quantity, np.where(finite, difference, 0.0), finite)
-        truth = _true_difference(design, arm, control)
-        if truth is not None:
-            rows.add(comparison, f"{quantity}_bias", difference - truth)
-            # a bound that is the truth but for rounding covers it
-            covered = (low <= truth + 1e-12) & (high >= truth - 1e-12)
-            rows.add(comparison, f"coverage_{interval}", covered)
-        rows.add_mean(comparison, f"width_{interval}", np.where(finite, high - low, 0.0), finite)
+        _estimate(design, counts, i, look, comparison, rows)
         rows.add(comparison, f"{chance}_{analysis.test}", found.rejected[:, i])
+        if analysis.secondary:
+            everything = found.rejected[:, i] & found.secondary[:, i].all(axis=1)
+            rows.add(comparison, f"{chance}_primary_and_all_secondary", everything)
         if design.interims is None:
             continue
         if chance == "type_1_error" and design.interims.futility != "none":
@@ -135,7 +124,48 @@ def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Row
             rows.add_mean(comparison, "rejected_if_extended", found.rejected[:, i] & extended, extended)
 
 
+def _estimate(design: Scenario, counts: Counts, i: int, look: np.ndarray, comparison: str, rows: Rows) -> None:
+    """What the analysis estimates of a comparison at the look that ended it: effect, its bias, and its interval."""
+    analysis, (control, active) = design.analysis, columns_of(design)
+    assert analysis is not None
+    difference, low, high = estimated(design, counts, i, look)
+    quantity, interval = f"{effect_of(analysis)}_{analysis.endpoint}", interval_of(analysis)
+    finite = np.isfinite(difference) & np.isfinite(low) & np.isfinite(high)
+    if finite.all():
+        rows.add(comparison, quantity, difference)
+        rows.add_quantiles(comparison, quantity, difference)
+    else:  # separated or empty data have no estimate; the median and the quantiles of the others say more
+        rows.add(comparison, f"{quantity}_estimable", finite)
+        rows.add_mean(comparison, quantity, np.where(finite, difference, 0.0), finite)
+    truth = _true_difference(design, active[i], control)
+    if truth is not None:
+        rows.add(comparison, f"{quantity}_bias", difference - truth)
+        # a bound that is the truth but for rounding covers it
+        covered = (low <= truth + 1e-12) & (high >= truth - 1e-12)
+        rows.add(comparison, f"coverage_{interval}", covered)
+    rows.add_mean(comparison, f"width_{interval}", np.where(finite, high - low, 0.0), finite)
+
+
+def _of_secondary(design: Scenario, counts: Counts, found: Decisions, rows: Rows, chance: str) -> None:
+    """What is found and decided of secondary endpoints, each at the look that ended the arm's comparison."""
+    endpoints, (_, active) = by_endpoint(design, counts)[1:], columns_of(design)
+    for i, arm in enumerate(active):
+        for k, (one, own) in enumerate(endpoints):
+            assert one.analysis is not None and design.analysis is not None
+            label = design.analysis.secondary[k].label
+            comparison = f"{design.arms[arm].name} vs {one.analysis.control}: {label}"
+            _estimate(one, own, i, found.look[:, i], comparison, rows)
+            won = found.secondary[:, i, k]
+            rows.add(comparison, f"{chance}_{one.analysis.test}", won)
+            won_first = found.rejected[:, i]
+            rows.add_mean(comparison, f"{chance}_if_the_primary_is_won", won & won_first, won_first)
+
+
 def _of_the_trial(design: Scenario, found: Decisions, rows: Rows, chance: str) -> None:
+    if found.secondary.shape[2]:
+        any_, all_ = found.secondary.any(axis=(1, 2)), found.secondary.all(axis=(1, 2))
+        rows.add(TRIAL, f"{chance}_any_endpoint", found.rejected.any(axis=1) | any_)
+        rows.add(TRIAL, f"{chance}_every_endpoint", found.rejected.all(axis=1) & all_)
     if len(design.active_arms) > 1:
         rows.add(TRIAL, f"{chance}_any", found.rejected.any(axis=1))
         rows.add(TRIAL, f"{chance}_all", found.rejected.all(axis=1))
