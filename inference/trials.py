@@ -186,7 +186,14 @@ def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Co
         block: Callable[[int, int], Counts] = partial(stated, plan.design, plan.seed)
     else:
         block = patient_blocks(plan.design, plan.draws, plan.seed, plan.engine, progress)
-    return lambda first, n: block(first, n)._replace(calendar=calendar(plan.design, plan.seed, first, n))
+
+    def counted(first: int, n: int) -> Counts:
+        counts = block(first, n)
+        drops = plan.design.accrual and plan.design.interims and plan.design.interims.drop_losers
+        look = decide(plan.design, counts).look if drops else None
+        return counts._replace(calendar=calendar(plan.design, plan.seed, first, n, look))
+
+    return counted
 
 
 def patient_blocks(
@@ -228,7 +235,9 @@ def patient_blocks(
                 row += len(number)
                 done += len(number)
                 progress("trials", first + done // total, design.trial.n_trials)
-            for k in np.flatnonzero(by_patient):
+            for k in range(len(tested)):
+                if not by_patient[k]:
+                    continue
                 new = effects.arranged(outcomes[k], a.n)
                 if start == 0:
                     patients[k].append(new)

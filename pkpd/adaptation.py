@@ -20,7 +20,8 @@ class DropLosers(Table):
 
     Best by the response rate among the patients of that look (by the test statistic, where the analysis needs each
     patient's outcome); of equal arms the earlier is kept. Arms that the look's test or futility ended are out of the
-    choice. A dropped arm has no further patients, and its comparison ends without rejection.
+    choice. A dropped arm has no further patients, and its comparison ends without rejection. With ``[accrual]`` those
+    who come after the day of the look go to the arms that are left, at the rate of the whole trial.
     """
 
     at_look: int = Field(ge=1, le=49)

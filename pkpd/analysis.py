@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -142,7 +142,7 @@ class Tested(Table):
 
 
 class Secondary(Tested):
-    """A further endpoint, which an arm may win once it has won its primary one. sided: as for the primary without it."""
+    """A further endpoint, which an arm may win once it has won its primary one. sided: if not said as for that."""
 
     name: Text | None = None
     endpoint: Text
@@ -276,12 +276,12 @@ def hypotheses(analysis: Analysis, active: Sequence[str]) -> dict[str, tuple[int
 def check_outcome(outcome: Outcome, names: Sequence[str], n_visits: int, labels: Sequence[str]) -> None:
     """InputError where the stated probabilities are not those of the arms, visits and secondary endpoints."""
     key = "response_probability" if outcome.response_probability else "response_profile"
-    tables: dict[str, Mapping[str, object]] = {key: getattr(outcome, key)}
+    tables: dict[str, Mapping[str, Any]] = {key: getattr(outcome, key)}
     if outcome.response_probability:
         _check_names("outcome.secondary", outcome.secondary, labels, "secondary endpoint")
         tables |= {f"secondary.{label}": row for label, row in outcome.secondary.items()}
-    for place, given in tables.items():
-        _check_names(f"outcome.{place}", given, names, "arm")
+    for place, stated in tables.items():
+        _check_names(f"outcome.{place}", stated, names, "arm")
     for name, profile in outcome.response_profile.items():
         if len(profile) != n_visits:
             raise InputError(
@@ -290,7 +290,7 @@ def check_outcome(outcome: Outcome, names: Sequence[str], n_visits: int, labels:
             )
 
 
-def _check_names(place: str, given: Mapping[str, object], names: Sequence[str], what: str) -> None:
+def _check_names(place: str, given: Mapping[str, Any], names: Sequence[str], what: str) -> None:
     for name in given:
         if name not in names:
             article = "an" if what[0] in "aeiou" else "a"
@@ -303,7 +303,7 @@ def _check_names(place: str, given: Mapping[str, object], names: Sequence[str], 
 def check_graph(graph: Graph, known: Mapping[str, tuple[int, int]]) -> None:
     """InputError where weights or transitions are not those of known hypotheses, or give out more than there is."""
     rows = {"weights": graph.weights, **{f"transitions.{name}": row for name, row in graph.transitions.items()}}
-    for place, names in (("transitions", graph.transitions), *rows.items()):
+    for place, names in {"transitions": list(graph.transitions), **{k: list(v) for k, v in rows.items()}}.items():
         seen: dict[tuple[int, int], str] = {}
         for name in names:
             if name not in known:

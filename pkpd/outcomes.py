@@ -34,7 +34,8 @@ EXPOSURE = {
     "trough_ng_per_ml_week_": "trough_ng_per_ml", "dose_mg_week_": "dose_mg",
 }  # fmt: skip
 _OF_WEEK = {
-    "response_week_": "binary", "log_count_week_": "value", "log_fold_week_": "value", **dict.fromkeys(EXPOSURE, "value")
+    "response_week_": "binary", "log_count_week_": "value", "log_fold_week_": "value",
+    **dict.fromkeys(EXPOSURE, "value"),
 }  # fmt: skip
 _WEEK = re.compile(f"({'|'.join(_OF_WEEK)})([1-9][0-9]?[0-9]?)")
 # Decided by counts and failures alone, so that imputed counts decide them too.

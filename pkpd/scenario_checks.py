@@ -150,8 +150,6 @@ def _check_tested(scenario: Scenario, analysis: Analysis) -> None:
 def _check_accrual(scenario: Scenario, accrual: Accrual) -> None:
     if scenario.trial.design == "crossover":
         raise InputError("accrual: of parallel groups only; legal: trial.design = 'parallel'")
-    if scenario.interims and scenario.interims.drop_losers:
-        raise InputError("accrual: the calendar takes all arms to their end; legal: without interims.drop_losers")
     stated = bool(scenario.outcome and scenario.outcome.response_probability)
     if stated and accrual.endpoint_d is None:
         raise InputError("accrual.endpoint_d is missing: the day of the endpoint whose probability is stated")

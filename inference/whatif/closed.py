@@ -10,7 +10,8 @@ family-wise error is at most alpha in the strong sense (Bauer and Kieser 1999; P
 24: 3697-714; Bretz et al. 2006, Biometrical Journal 48: 623-34).
 
 Dunnett's law is that of normal statistics which share a control, of sizes in these proportions. Simes' test keeps its
-level for such statistics, whose correlations are positive. Without looks the two are step-down Dunnett and Hommel tests.
+level for such statistics, whose correlations are positive. Without looks the two are step-down Dunnett and Hommel
+tests.
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ def _fixed(design: Scenario, counts: Counts) -> np.ndarray:
 def _closed_test(design: Scenario, counts: Counts) -> closed.ClosedTest:
     """The closed test of a design before its first stage."""
     assert design.analysis is not None
-    return closed.ClosedTest(*_p_values(design, counts, 0).shape, design.analysis.multiplicity)
+    trials, arms = _p_values(design, counts, 0).shape
+    return closed.ClosedTest(trials, arms, design.analysis.multiplicity)
 
 
 def _stage(design: Scenario, counts: Counts, look: int, test: closed.ClosedTest, open_: np.ndarray) -> np.ndarray:

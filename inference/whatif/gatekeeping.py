@@ -2,14 +2,15 @@
 
 serial: one graphical procedure (Bretz, Maurer, Brannath and Posch 2009) over arms and endpoints. Alpha starts on the
 primary hypotheses as the multiplicity between arms has it; a rejected hypothesis gives all of its level to the next
-endpoint of its arm, and the last one of an arm gives it to the primaries of the others (holm), to the next arm's primary
-(fixed-sequence) or to nobody (bonferroni). A graph is a closed test of weighted Bonferroni tests, so the family-wise
-error is at most alpha whichever nulls are true and however the endpoints depend on each other. So is a user's own graph.
+endpoint of its arm, and the last one of an arm gives it to the primaries of the others (holm), to the next arm's
+primary (fixed-sequence) or to nobody (bonferroni). A graph is a closed test of weighted Bonferroni tests, so the
+family-wise error is at most alpha whichever nulls are true and however the endpoints depend on each other. So is a
+user's own graph.
 
 all-primaries: the arms' primary hypotheses by their multiplicity, and only if all of them are rejected the secondaries,
 by such a graph at the full alpha. Serial gatekeeping of two families (Maurer, Hothorn and Lehmacher 1995): where a
-primary null is true, a secondary is reached by rejecting it only, and else the second family's own procedure holds. With
-hochberg the level is kept where Hochberg's test keeps it, as for comparisons with one control.
+primary null is true, a secondary is reached by rejecting it only, and else the second family's own procedure holds.
+With hochberg the level is kept where Hochberg's test keeps it, as for comparisons with one control.
 
 With looks an arm's secondaries are tested at the look at which its primary is rejected, each against the boundary that
 the same spending of the same level has at that look (Glimm, Maurer and Bretz 2010; Tamhane, Mehta and Liu 2010): the
@@ -88,10 +89,10 @@ def _gated(analysis: Analysis, p: np.ndarray) -> np.ndarray:
     primary = multiplicity.METHODS[analysis.multiplicity](p[:, :, 0], analysis.alpha)
     graph = chains(arms, endpoints - 1, analysis.multiplicity)
     behind = multiplicity.graphical(p[:, :, 1:].reshape(trials, -1), analysis.alpha, *graph)
-    behind &= primary.all(axis=1)[:, None]
+    behind &= np.asarray(primary.all(axis=1))[:, None]
     return np.concatenate([primary[:, :, None], behind.reshape(trials, arms, endpoints - 1)], axis=2)
 
 
 def at_the_look(crossed: np.ndarray, p: np.ndarray, level: float) -> np.ndarray:
     """Secondaries [trials, arms, secondaries] of the arms that crossed at a look, in order at its nominal level."""
-    return crossed[:, :, None] & np.logical_and.accumulate(p <= level, axis=2)
+    return np.asarray(crossed[:, :, None] & np.logical_and.accumulate(p <= level, axis=2))

@@ -33,8 +33,8 @@ def under_null(design: Scenario) -> Scenario:
     for second in analysis.secondary:
         if second.margin:
             raise InputError(
-                f"{place}: a margin of {second.margin:g} of {second.label}, and no parameter of the patients makes that "
-                "null true; legal: margin 0, or [outcome]"
+                f"{place}: a margin of {second.margin:g} of {second.label}, and no parameter of the patients makes "
+                "that null true; legal: margin 0, or [outcome]"
             )
     return design.model_copy(update={"parameters": {**design.parameters, **NO_EFFECT}})
 
