@@ -68,7 +68,9 @@ def after_drops(design: Scenario, arrival: np.ndarray, ended: np.ndarray) -> np.
         for j in range(len(inside) - 1, 0, -1):
             low, high = ((open_ * inside[i]).sum(axis=1) for i in (j - 1, j))
             share = (target - low) / np.where(high > low, high - low, 1)
-            last = np.where((target <= high) & (high > low), came[:, j - 1] + share * (came[:, j] - came[:, j - 1]), last)
+            last = np.where(
+                (target <= high) & (high > low), came[:, j - 1] + share * (came[:, j] - came[:, j - 1]), last
+            )
         place = np.clip(np.ceil(last - ROUNDING).astype(np.int64), 1, arrival.shape[1]) - 1
         day = np.take_along_axis(arrival, place[:, None], axis=1)[:, 0] + design.endpoint_d
         day = np.maximum(day, found[:, k - 1, 0]) if k else day
@@ -80,8 +82,11 @@ def after_drops(design: Scenario, arrival: np.ndarray, ended: np.ndarray) -> np.
         on = open_.copy()
         on[:, active] &= ended > k
         on[:, control] = True
-        open_ = np.where(on[:, active].any(axis=1)[:, None], on, open_)
-        lost = [np.maximum(inside[-1][:, arm] - sizes[np.minimum(ended[:, i], k), arm], 0) for i, arm in enumerate(active)]
+        going = np.asarray(on[:, active].any(axis=1))
+        open_ = np.where(going[:, None], on, open_)
+        lost = [
+            np.maximum(inside[-1][:, arm] - sizes[np.minimum(ended[:, i], k), arm], 0) for i, arm in enumerate(active)
+        ]
         found[:, k] = np.stack([day, came[:, -1], np.where(ended <= k, np.stack(lost, axis=1), 0).sum(axis=1)], axis=1)
     return found
 

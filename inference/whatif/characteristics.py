@@ -187,11 +187,13 @@ def _of_the_calendar(design: Scenario, calendar: np.ndarray, last: np.ndarray | 
     for k in range(len(looks_of(design)) if design.interims else 0):
         rows.add(TRIAL, f"week_of_look_{k + 1}", calendar[:, k, 0] / DAYS_A_WEEK)
         rows.add(TRIAL, f"randomised_by_look_{k + 1}", calendar[:, k, 1])
-    day, randomised = calendar[np.arange(len(calendar)), end].T
+    day, randomised = calendar[np.arange(len(calendar)), end, :2].T
     rows.add(TRIAL, "weeks", day / DAYS_A_WEEK)
     rows.add_quantiles(TRIAL, "weeks", day / DAYS_A_WEEK)
     rows.add(TRIAL, "randomised", randomised)
     rows.add(TRIAL, "screened", randomised / (1 - design.accrual.screen_failure_share))
+    if calendar.shape[2] > 2:
+        rows.add(TRIAL, "randomised_beyond_the_last_look_of_their_arm", calendar[np.arange(len(calendar)), end, 2])
 
 
 def effect_of(analysis: Analysis) -> str:
