@@ -57,7 +57,7 @@ def plainly(scenario, counts, trial):
     sets = [s for k in range(1, m + 1) for s in itertools.combinations(range(m), k)]
     y = np.delete(counts.analysed[trial], 1, axis=1)
     y0, half = counts.analysed[trial, :, 1], 30
-    open_, ended = list(range(m)), []
+    open_ = list(range(m))
     total = dict.fromkeys(sets, 0.0)
     out, won = set(), set()
     for look in (0, 1):

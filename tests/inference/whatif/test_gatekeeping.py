@@ -250,7 +250,7 @@ def test_the_table_of_trials_and_packed_counts_have_secondaries(tmp_path):
     assert all(np.array_equal(back.secondary[k], counts.secondary[k]) for k in ("first", "second"))
     cut = runs.joined([runs.trials_of(counts, chunk) for chunk in runs.chunks(2500, 700)])
     assert np.array_equal(decide(scenario, cut).secondary, decide(scenario, counts).secondary)
-    table = pd.concat(per_trial.parts(scenario, counts, 1, 600))
+    table = per_trial.rows_of(scenario, counts, 0, 1)
     found = decide(scenario, counts)
     assert np.array_equal(table["b vs control: second: rejected"], found.secondary[:, 1, 1])
     assert np.all(table["b vs control: second: lower"] < table["b vs control: second: upper"])
