@@ -38,7 +38,7 @@ _OF_WEEK = {
     **dict.fromkeys(EXPOSURE, "value"),
 }  # fmt: skip
 _WEEK = re.compile(f"({'|'.join(_OF_WEEK)})([1-9][0-9]?[0-9]?)")
-# Decided by counts and failures alone, so that imputed counts decide them too.
+# Decided by counts and failures alone.
 OF_COUNTS = (
     "response_any",
     "response_75",
@@ -49,7 +49,7 @@ OF_COUNTS = (
 )
 # Of all visits of a window, which may start later than the trial.
 _OF_WINDOW = (
-    *(name for name in OF_COUNTS), "overshoot_250", "overshoot_400", "days_above_250", "days_above_400",
+    *OF_COUNTS, "overshoot_250", "overshoot_400", "days_above_250", "days_above_400",
     "share_in_range", "log_counts",
 )  # fmt: skip
 GOOD_EVENTS = ("time_to_first_response",)  # an earlier event is better
@@ -82,6 +82,12 @@ def kind(name: str) -> str | None:
     if found:
         return _OF_WEEK[found[1]]
     return next((kind for kind, of_kind in KINDS.items() if name in of_kind), None)
+
+
+def of_counts_alone(name: str) -> bool:
+    """Whether counts and failures alone decide an endpoint of one value, so that imputed counts decide it too."""
+    found = _WEEK.fullmatch(name)
+    return name in OF_COUNTS or (found is not None and found[1] not in EXPOSURE)
 
 
 def starts_later(name: str) -> bool:
@@ -150,8 +156,12 @@ def of_counts(name: str, r: Read, baseline: np.ndarray, days: Sequence[int]) -> 
 
 def daily_auc(v: Visits, days: Sequence[int]) -> np.ndarray:
     """Mean area under the curve a day (ng h/mL) of the interval that ends with each visit, on the day it took place."""
-    when = np.asarray(days)[:, None] if v.visit_d is None else np.asarray(v.visit_d)
-    return np.asarray(v.auc_ng_h_per_ml) / np.diff(when, axis=0, prepend=0)
+    return np.asarray(v.auc_ng_h_per_ml) / np.diff(visit_days(v, days), axis=0, prepend=0)
+
+
+def visit_days(v: Visits, days: Sequence[int]) -> np.ndarray:
+    """Day on which each visit takes place, [visits, patients] or [visits, 1]."""
+    return np.asarray(days)[:, None] if v.visit_d is None else np.asarray(v.visit_d)
 
 
 def _exposure_of(name: str) -> str | None:

@@ -188,7 +188,7 @@ def _check_endpoint(scenario: Scenario, analysis: Analysis) -> None:
             raise InputError(f"analysis.{key}: {name} has a visit of its own; legal: without {key}")
     if analysis.stage is not None or analysis.from_d is not None:
         _check_window(scenario, analysis)
-    if analysis.estimand.missing == "multiple-imputation" and not (week or name in outcomes.OF_COUNTS):
+    if analysis.estimand.missing == "multiple-imputation" and not outcomes.of_counts_alone(name):
         raise InputError(
             f"analysis.estimand.missing = 'multiple-imputation' imputes counts, which do not decide {name}; "
             "legal: a response, a log count or a duration of response"
@@ -211,6 +211,10 @@ def _check_window(scenario: Scenario, analysis: Analysis) -> None:
         raise InputError(f"analysis.stage = {shown(analysis.stage)} is not the name of a stage{hint}")
     if analysis.from_d is not None and analysis.until_d is None and analysis.from_d > scenario.landmark_day:
         raise InputError(f"analysis.from_d = {analysis.from_d}: until_d is missing, and the landmark comes before it")
+    window = scenario if scenario.analysis is analysis else scenario.model_copy(update={"analysis": analysis})
+    visits, needed = window.visits_counted - window.first_visit_counted, outcomes.DURABLE[1]
+    if name == "durable_response" and visits < needed:
+        raise InputError(f"analysis.{key}: durable_response needs {needed} visits, and there are {visits}")
 
 
 def check_library(scenario: Scenario, where: str) -> None:

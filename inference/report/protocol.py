@@ -182,8 +182,10 @@ def _weights(rule: Rule, row: int) -> list[str]:
 
 def unit_of(quantity: str) -> str:
     """Unit in which the page shows a quantity of the summary: "%" for shares, "" for what has none of these."""
-    if quantity == "patients":
+    if quantity in ("patients", "screened") or quantity.startswith("randomised"):
         return "patients"
+    if quantity.startswith("week"):
+        return "weeks"
     if quantity.endswith("_estimable"):
         return "%"
     if quantity.startswith("log_"):
@@ -193,7 +195,7 @@ def unit_of(quantity: str) -> str:
     if quantity.startswith(("risk_difference", "width")):
         return "points"
     ends = {"_ng_h_per_ml": "ng·h/mL", "_ng_per_ml": "ng/mL", "_mg": "mg", "_d": "days"}
-    found = next((unit for end, unit in ends.items() if quantity.endswith(end)), None)
+    found = next((unit for end, unit in ends.items() if quantity.endswith(end) or f"{end}_" in quantity), None)
     return "days" if quantity.startswith("days_above") else found or "%"
 
 

@@ -144,11 +144,6 @@ BAD = {
             ("drop_losers={at_look=1}", [BONFERRONI], ("interims.drop_losers.keep is missing",)),
             ("drop_losers={at_look=1, kep=1}", [BONFERRONI], ("unknown key 'kep'; did you mean 'keep'?",)),
             ("drop_losers={at_look=1, keep=1}", [], ("multiplicity = 'none' does not pay", "legal: 'bonferroni'")),
-            (
-                "drop_losers={at_look=1, keep=1}",
-                [BONFERRONI, "accrual={patients_per_week=2, endpoint_d=56}"],
-                ("accrual: the calendar takes all arms to their end",),
-            ),
             ("drop_losers={at_look=1, keep=1}", [TWO_ARMS, TWO_STATED], ("one active arm, and none to drop",)),
             (REESTIMATE, [], ("interims.reestimate: 2 active arms; legal: one, and the control",)),
             (
