@@ -129,6 +129,25 @@ def effect(
 def _of_values(
     analysis: Analysis, value: np.ndarray, p: Patients, treated: np.ndarray, among: dict[str, Any]
 ) -> Estimated:
+    """The analysis of values, trials with the same number of strata at a time.
+
+    So the arrays that a trial is computed in have a shape of its own, and its bits do not hang on the trials beside it.
+    """
+    if among["stratum"] is None:
+        return _of_one_shape(analysis, value, p, treated, among)
+    number = among["stratum"].max(axis=1)
+    found = np.empty((len(Estimated._fields), len(value)))
+    for k in np.unique(number):
+        at = number == k
+        some = Patients(*(None if x is None else x[at] for x in p))
+        own = {name: array[at] for name, array in among.items()}
+        found[:, at] = _of_one_shape(analysis, value[at], some, treated, own)
+    return Estimated(*found)
+
+
+def _of_one_shape(
+    analysis: Analysis, value: np.ndarray, p: Patients, treated: np.ndarray, among: dict[str, Any]
+) -> Estimated:
     covariates = p.log_baseline[..., None]
     adjusted = covariates if "log_baseline" in analysis.covariates else None
     good = analysis.endpoint in outcomes.GOOD_EVENTS
