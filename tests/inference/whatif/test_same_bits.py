@@ -11,7 +11,7 @@ from pkpd.scenario import Scenario, load_scenario
 
 TRIALS, N, SEED = 1000, (18, 16), 3
 DAYS = "trial.visits_d=[7,14,28,56]"
-STRATA = "analysis.strata={baseline_1e9_per_l=[8.0, 24.0]}"  # some trials have nobody above the second limit
+STRATA = "analysis.strata={baseline_1e9_per_l=[8.0, 38.0]}"  # few trials have anybody above the second limit
 ARMS = "arms=[{name='new',drug='hetrombopag',n=18,start_dose_mg=5.0},{name='placebo',drug='placebo',n=16}]"
 IMPUTED = "analysis.estimand={missing='multiple-imputation',discontinuation='hypothetical',imputations=2}"
 WAYS = {
@@ -43,7 +43,7 @@ def made_up(scenario: Scenario, rng: np.random.Generator, n: int) -> Patients:
         value=kind[endpoint],
         present=rng.random((TRIALS, n)) < 0.97,
         log_baseline=log_baseline,
-        stratum=np.searchsorted([8.0, 24.0], np.exp(log_baseline), side="right"),
+        stratum=np.searchsorted([8.0, 38.0], np.exp(log_baseline), side="right"),
         event=rng.random((TRIALS, n)) < 0.7 if test in ("log-rank", "cox") else None,
         counts=np.exp(logs) if imputed else None,
         failed=np.zeros(logs.shape, bool) if imputed else None,
