@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inference.whatif import further
+from inference.whatif import closed, further
 from inference.whatif.calendar import DAYS_A_WEEK
 from inference.whatif.counts import Counts, by_endpoint, looks_of, sizes_analysed, stated_probabilities
-from inference.whatif.decisions import Decisions, columns_of, decide
+from inference.whatif.decisions import Decisions, columns_of, decide, powers_to_come
 from inference.whatif.estimated import Estimated, bounds
 from inference.whatif.intervals import INTERVALS
 from inference.whatif.summed import Rows
@@ -84,6 +84,11 @@ def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Row
             rows.add(comparison, f"rejected_at_look_{k + 1}", found.rejected[:, i] & (np.minimum(look, last) == k))
             if design.interims.futility != "none" and k < last:
                 rows.add(comparison, f"futile_at_look_{k + 1}", found.futile[:, i] & (look == k))
+            if k < last and analysis.multiplicity not in closed.KINDS:
+                going_on = look > k
+                for kind in ("conditional-power", "predictive-power"):
+                    to_come = np.where(going_on, powers_to_come(design, counts, k, kind)[:, i], 0.0)
+                    rows.add_mean(comparison, f"{kind.replace('-', '_')}_after_look_{k + 1}", to_come, going_on)
         if design.interims.drop_losers is not None:
             at = design.interims.drop_losers.at_look
             rows.add(comparison, f"dropped_at_look_{at}", found.dropped[:, i])
@@ -108,6 +113,8 @@ def _estimate(design: Scenario, counts: Counts, i: int, look: np.ndarray, compar
         # a bound that is the truth but for rounding covers it
         covered = (low <= truth + 1e-12) & (high >= truth - 1e-12)
         rows.add(comparison, f"coverage_{interval}", covered)
+    else:
+        rows.add_coverage(comparison, f"coverage_{interval}", difference[finite], low[finite], high[finite])
     rows.add_mean(comparison, f"width_{interval}", np.where(finite, high - low, 0.0), finite)
 
 

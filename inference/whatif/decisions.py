@@ -209,6 +209,11 @@ def _merit(design: Scenario, counts: Counts, look: int) -> np.ndarray:
     return np.stack([y / n for y, n, _, _ in _tables(design, counts, look)], axis=1)
 
 
+def powers_to_come(design: Scenario, counts: Counts, look: int, kind: str) -> np.ndarray:
+    """Chance [trials, comparisons], as seen at a look before the last, that the last look rejects, see below."""
+    return power_to_come(_z_values(design, counts, look), looks_of(design)[look], critical_values(design)[-1], kind)
+
+
 def power_to_come(z: np.ndarray, t: float, critical: float, kind: str) -> np.ndarray:
     """Chance that the last look alone rejects for the arm, given z at information fraction t < 1.
 
