@@ -158,3 +158,22 @@ def test_bad_closed_tests_are_one_clear_error(more, told):
 def test_too_many_arms_are_one_clear_error():
     with pytest.raises(InputError, match="7 active arms; legal: up to 6"):
         design(n=(9,) * 8, p=(0.5,) * 8, sided=1, multiplicity="closed-simes")
+
+
+def test_powers_to_come_are_means_over_trials_that_go_on():
+    scenario = design(
+        n=(40, 40), p=(0.5, 0.3), sided=1, alpha=ALPHA, interims={"looks": [0.5, 1.0], "boundary": "obrien-fleming"},
+        trial={"n_trials": 4000},
+    )  # fmt: skip
+    y, y0 = np.moveaxis(stated(scenario, 1, 0, 4000).analysed[:, 0], -1, 0)
+    c = critical_values(scenario)
+    pooled = (y + y0) / 40
+    z = (y - y0) / 20 / np.sqrt(np.maximum(pooled * (1 - pooled) / 10, 1e-300))
+    goes_on = z < c[0]
+    # the last statistic is (z + z of the second half)/sqrt(2); the second half has the drift that z shows
+    conditional = stats.norm.sf(np.sqrt(2) * c[1] - 2 * z)
+    # or one drawn around it with the variance of z, which the second half's own adds to
+    predictive = stats.norm.sf((np.sqrt(2) * c[1] - 2 * z) / np.sqrt(2))
+    table = trials.run_trial(scenario).set_index("quantity")["estimate"]
+    assert table["conditional_power_after_look_1"] == pytest.approx(conditional[goes_on].mean(), rel=1e-9)
+    assert table["predictive_power_after_look_1"] == pytest.approx(predictive[goes_on].mean(), rel=1e-9)

@@ -235,6 +235,29 @@ def test_with_looks_the_error_of_a_secondary_is_kept_though_its_primary_is_often
     assert decide(scenario, counts).secondary.mean() <= 0.025 + 3 * se
 
 
+@pytest.mark.parametrize("drop", [{}, {"drop_losers": {"at_look": 1, "keep": 1}}], ids=["looks", "losers dropped"])
+@pytest.mark.parametrize("true", ["all", "of a", "secondary", "first of b"])
+def test_with_looks_the_familywise_error_is_kept_under_partial_nulls(drop, true):
+    """Two arms of 200 with two secondaries; ``true`` says which nulls are; everything else has a large effect."""
+    effect = {
+        "all": {}, "of a": {"b": (0.5, 0.5, 0.5)}, "secondary": {"a": (0.42, 0.3, 0.3), "b": (0.45, 0.3, 0.3)},
+        "first of b": {"a": (0.5, 0.5, 0.5), "b": (0.5, 0.3, 0.5)},
+    }[true]  # fmt: skip
+    p = {arm: effect.get(arm, (0.3, 0.3, 0.3)) for arm in "ab"} | {"control": (0.3, 0.3, 0.3)}
+    n = 20_000
+    scenario = design(
+        n=200, p={arm: x[0] for arm, x in p.items()}, correlation=0.8, multiplicity="bonferroni",
+        second={label: {arm: x[k] for arm, x in p.items()} for k, label in ((1, "first"), (2, "second"))},
+        interims={"looks": [0.5, 1.0], "boundary": "pocock", **drop},
+    )  # fmt: skip
+    found = decide(scenario, stated(scenario, 1, 0, n))
+    every = np.concatenate([found.rejected[:, :, None], found.secondary], axis=2)
+    null = np.array([p["a"], p["b"]]) == 0.3
+    error = (every & null).any(axis=(1, 2)).mean()
+    assert error <= ALPHA + 3 * np.sqrt(ALPHA * (1 - ALPHA) / n)
+    assert error > 0.005 or true == "secondary"
+
+
 def test_type_1_error_of_all_endpoints():
     scenario = design(multiplicity="holm", n=200, p={"a": 0.6, "b": 0.5, "control": 0.3})
     table = trials.run_trial(scenario, null=True).set_index(["comparison", "quantity"])
@@ -376,3 +399,12 @@ def test_stated_secondaries_are_of_every_name():
             },
             "design.toml",
         )  # fmt: skip
+
+
+def test_nulls_that_no_parameter_makes_true_are_refused():
+    margin = "analysis.secondary=[{endpoint='rescue',test='risk-difference',margin=0.1,sided=1}]"
+    with pytest.raises(InputError, match=r"a margin of 0\.1 of rescue, and no parameter of the patients"):
+        trials.run_trial(load_scenario("phase3", [*SMALL, margin]), null=True)
+    against_a_drug = [RESCUE, "analysis.control='start 5 mg'", "arms.3.drug=hetrombopag", "arms.3.start_dose_mg=2.5"]
+    with pytest.raises(InputError, match="where no null of rescue is true"):
+        trials.run_trial(load_scenario("phase3", [*SMALL, *against_a_drug]), null=True)
