@@ -73,5 +73,10 @@ def check_adaptation(interims: Interims, analysis: Analysis, sizes: Mapping[str,
             raise InputError(
                 f"interims.reestimate.at_look = {grow.at_look}: at the look before the last only; legal: {looks - 1}"
             )
+        if analysis.multiplicity.startswith("closed-"):
+            raise InputError(
+                f"interims.reestimate: multiplicity = {analysis.multiplicity!r} combines stages of the planned sizes; "
+                "legal: 'none'"
+            )
         if active != 1:
             raise InputError(f"interims.reestimate: {active} active arms; legal: one, and the control")

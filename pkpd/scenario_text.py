@@ -164,7 +164,9 @@ def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
         lines.append(f"Multiplicity: {test.multiplicity}{order}")
     if test.secondary and not test.graph and not test.order:
         gate = "that arm's primary endpoint" if test.gatekeeping == "serial" else "every arm's primary endpoint"
-        lines.append(f"Gatekeeping: {test.gatekeeping}; a secondary endpoint is tested once {gate} is won, in order")
+        at = ", at that look, by the boundary that its own spending of the arm's level has there"
+        looks = at if scenario.interims else ""
+        lines.append(f"Gatekeeping: {test.gatekeeping}; secondary endpoints are tested once {gate} is won{looks}")
     if test.graph:
         lines += [f"Graph: {name} starts with {w:g} of alpha" for name, w in test.graph.weights.items()]
         for name, row in test.graph.transitions.items():
@@ -191,7 +193,8 @@ def _secondary(scenario: Scenario, test: Analysis, second: Secondary) -> list[st
     margin = f", difference above {second.margin:g}" if second.margin else ""
     lines = [f"Secondary: {second.label}: {second.endpoint}, {second.test}, {sides}{margin}"]
     own = _tested(second)
-    own += [] if scenario.outcome else [f"Estimand. {line}" for line in describe_estimand(second.estimand)]
+    if not scenario.outcome and second.estimand != test.estimand:
+        own += [f"Estimand. {line}" for line in describe_estimand(second.estimand)]
     return lines + [f"Secondary: {second.label}: {line}" for line in own]
 
 

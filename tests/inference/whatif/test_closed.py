@@ -145,6 +145,18 @@ def test_simulated_patients_go_through_closed_tests():
     ("more", "told"),
     [
         ({"sided": 2}, "a combination of stages has one side; legal: sided = 1"),
+        (
+            {
+                "n": (9, 9),
+                "p": (0.5, 0.5),
+                "interims": {
+                    "looks": [0.5, 1.0],
+                    "boundary": "pocock",
+                    "reestimate": {"at_look": 1, "max_factor": 2.0, "conditional_power": 0.8},
+                },
+            },
+            "combines stages of the planned sizes",
+        ),
         ({"multiplicity": "closed-dunett"}, "did you mean 'closed-dunnett'"),
         ({"multiplicity": "holm", "interims": DROP}, "legal: 'none', 'bonferroni', 'closed-dunnett', 'closed-simes'"),
     ],
