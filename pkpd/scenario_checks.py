@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pkpd import outcomes
-from pkpd.analysis import TESTS, alone, check_graph, check_order, check_outcome, hypotheses
+from pkpd.analysis import TESTS, alone, check_outcome
 from pkpd.errors import InputError, nearest
+from pkpd.hypotheses import check_graph, check_order, hypotheses
 from pkpd.interims import check_interims
 from pkpd.stages import active_drug, check_stages, needs_protocol, stages_of
 from pkpd.tomlfile import shown

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inference.whatif import multiplicity
-from pkpd.analysis import hypotheses
+from pkpd.hypotheses import hypotheses
 
 if TYPE_CHECKING:
     from pkpd.analysis import Analysis
