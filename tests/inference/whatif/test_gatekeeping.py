@@ -408,3 +408,17 @@ def test_nulls_that_no_parameter_makes_true_are_refused():
     against_a_drug = [RESCUE, "analysis.control='start 5 mg'", "arms.3.drug=hetrombopag", "arms.3.start_dose_mg=2.5"]
     with pytest.raises(InputError, match="where no null of rescue is true"):
         trials.run_trial(load_scenario("phase3", [*SMALL, *against_a_drug]), null=True)
+
+
+def test_a_users_graph_is_read_by_name():
+    weights, transitions = gatekeeping.graph_of(design(multiplicity="graphical", graph=GRAPH))
+    # a, a: first, a: second, b, b: first, b: second
+    assert weights.tolist() == [0.7, 0, 0, 0.3, 0, 0]
+    shares = {(0, 1): 0.5, (0, 3): 0.5, (3, 4): 1.0, (4, 5): 0.4, (4, 0): 0.6}
+    assert {at: transitions[at] for at in zip(*np.nonzero(transitions), strict=True)} == shares
+    p = np.full((1, 2, 3), 0.5)
+    p[0, 1] = [0.3 * ALPHA, 0.3 * ALPHA, 0.4 * 0.3 * ALPHA]  # b, then its first, then its second with 0.4 of that
+    found = gatekeeping.rejections(design(multiplicity="graphical", graph=GRAPH), p)
+    assert found[0].tolist() == [[False] * 3, [True] * 3]
+    p[0, 1, 2] *= 1.01
+    assert not gatekeeping.rejections(design(multiplicity="graphical", graph=GRAPH), p)[0, 1, 2]
