@@ -186,7 +186,11 @@ def _until(design: Scenario, n_draws: int) -> runs.Until | None:
     def error(rejected: np.ndarray) -> float:
         return max(cautious_se(x, np.arange(len(x)) % n_draws) for x in rejected.T)
 
-    return runs.Until(lambda counts: decide(design, counts).rejected, error, design.trial.mc_se_below)
+    def decided(counts: Counts) -> np.ndarray:
+        found = decide(design, counts)
+        return np.concatenate([found.rejected, found.secondary.reshape(len(found.rejected), -1)], axis=1)
+
+    return runs.Until(decided, error, design.trial.mc_se_below)
 
 
 def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Counts]:
@@ -195,7 +199,14 @@ def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Co
         block: Callable[[int, int], Counts] = partial(stated, plan.design, plan.seed)
     else:
         block = patient_blocks(plan.design, plan.draws, plan.seed, plan.engine, progress)
-    return lambda first, n: block(first, n)._replace(calendar=calendar(plan.design, plan.seed, first, n))
+
+    def counted(first: int, n: int) -> Counts:
+        counts = block(first, n)
+        drops = plan.design.accrual and plan.design.interims and plan.design.interims.drop_losers
+        look = decide(plan.design, counts).look if drops else None
+        return counts._replace(calendar=calendar(plan.design, plan.seed, first, n, look))
+
+    return counted
 
 
 def patient_blocks(
@@ -205,18 +216,19 @@ def patient_blocks(
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     groups, sizes, names = list(_groups(design, arms)), sizes_analysed(design), design.endpoint_names
     total = sum(a.n for _, a, _ in groups)
-    by_patient = design.analysis is not None and design.analysis.by_patient
-    by_count = design.analysis is not None and not by_patient
+    tested = design.tested if design.analysis is not None else ()
+    by_patient = [one.analysis is not None and one.analysis.by_patient for one in tested]
 
     def block(first: int, n: int) -> Counts:
         by_arm = {a.name: np.zeros((n, len(names)), np.int32) for a in arms}
         sums = {a.name: np.zeros((n, len(further.names(design)))) for a in arms}
         numbers = {a.name: np.zeros(x.shape, np.int32) for a, x in zip(arms, sums.values(), strict=True)}
-        by_look = np.zeros((n, len(sizes), len(arms)), np.int64)
-        patients: list[effects.Patients] = []
+        by_look = [np.zeros((n, len(sizes), len(arms)), np.int64) for _ in tested]
+        patients: list[list[effects.Patients]] = [[] for _ in tested]
         done = 0
         for index, a, start in groups:
-            row, outcomes = 0, []
+            row = 0
+            outcomes: list[list[effects.Patients]] = [[] for _ in tested]
             for _, number, v in courses(design, a, draws, n, seed, engine, first):
                 at = number - first
                 if start == 0:
@@ -225,23 +237,35 @@ def patient_blocks(
                     values, present = further.values(design, a, v)
                     _add(sums[a.name], at, values)
                     _add(numbers[a.name], at, present)
-                if design.analysis is not None:
-                    own = effects.observed(design, a, v)
-                    if by_count:
-                        place = start + (row + np.arange(len(number))) % a.n
-                        look = np.searchsorted(sizes[:, index], place, side="right")
-                        np.add.at(by_look[:, :, index], (at, look), own.value & own.present)
-                    else:
-                        outcomes.append(own)
+                for k, one in enumerate(tested):
+                    own = effects.observed(one, a, v)
+                    if by_patient[k]:
+                        outcomes[k].append(own)
+                        continue
+                    place = start + (row + np.arange(len(number))) % a.n
+                    look = np.searchsorted(sizes[:, index], place, side="right")
+                    np.add.at(by_look[k][:, :, index], (at, look), own.value & own.present)
                 row += len(number)
                 done += len(number)
                 progress("trials", first + done // total, design.trial.n_trials)
-            if by_patient and start == 0:
-                patients.append(effects.arranged(outcomes, a.n))
-            elif by_patient:
-                patients[index] = effects.with_later(patients[index], effects.arranged(outcomes, a.n))
-        found = effects.effects(design, patients, seed, first) if by_patient else None
-        return Counts(names, by_arm, by_look.cumsum(axis=1) if by_count else None, found, sums, numbers)
+            for k in range(len(tested)):
+                if not by_patient[k]:
+                    continue
+                new = effects.arranged(outcomes[k], a.n)
+                if start == 0:
+                    patients[k].append(new)
+                else:
+                    patients[k][index] = effects.with_later(patients[k][index], new)
+        counts = Counts(names, by_arm, None, None, sums, numbers)
+        if design.analysis is None:
+            return counts
+        found = [
+            effects.effects(one, patients[k], seed, first) if by_patient[k] else by_look[k].cumsum(axis=1)
+            for k, one in enumerate(tested)
+        ]
+        counts = counts._replace(**{"effects" if by_patient[0] else "analysed": found[0]})
+        labels = [second.label for second in design.analysis.secondary]
+        return counts._replace(secondary=dict(zip(labels, found[1:], strict=True))) if labels else counts
 
     return block
 

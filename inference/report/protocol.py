@@ -205,7 +205,7 @@ def unit_of(quantity: str) -> str:
     if quantity.startswith(("risk_difference", "width")):
         return "points"
     ends = {"_ng_h_per_ml": "ng·h/mL", "_ng_per_ml": "ng/mL", "_mg": "mg", "_d": "days"}
-    found = next((unit for end, unit in ends.items() if quantity.endswith(end)), None)
+    found = next((unit for end, unit in ends.items() if quantity.endswith(end) or f"{end}_" in quantity), None)
     return "days" if quantity.startswith("days_above") else found or "%"
 
 
