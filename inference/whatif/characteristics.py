@@ -68,13 +68,15 @@ class Rows:
         self.rows.append((self.design, *figures, self.n_trials, self.n_draws))
 
 
-def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) -> pd.DataFrame:
+def table(
+    design: Scenario, counts: Counts, n_draws: int, null: bool = False, rows: Rows | None = None
+) -> pd.DataFrame:
     """The summary of trials: by arm the rate of each endpoint, by comparison what the analysis finds and decides.
 
-    With ``null`` the trials are of the null, and what would be a power is a type I error.
+    With ``null`` the trials are of the null, and what would be a power is a type I error. ``rows`` take what is found.
     """
     n_trials = len(next(iter(counts.by_arm.values())))
-    rows = Rows(design.trial.name + (", null" if null else ""), n_trials, min(n_draws, n_trials))
+    rows = rows or Rows(design.trial.name + (", null" if null else ""), n_trials, min(n_draws, n_trials))
     for arm in design.arms:
         for j, name in enumerate(counts.names):
             rate = counts.by_arm[arm.name][:, j] / arm.n

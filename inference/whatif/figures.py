@@ -1,0 +1,129 @@
+"""Rows of the summary as searches compare them: each with what every trial adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from inference.whatif.characteristics import TRIAL, Rows, table
+from inference.whatif.counts import Counts
+from inference.whatif.errors import clustered_se
+from pkpd.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from inference.whatif.search_file import Target
+    from pkpd.scenario import Scenario
+
+
+class Figure(NamedTuple):
+    """An estimate, and values [trials] whose mean it is: that of a ratio or a quantile is linearised.
+
+    share: whether it is a share of trials. Differences of the values of two designs, trial by trial, give the error of
+    the difference of their estimates.
+    """
+
+    estimate: float
+    values: np.ndarray
+    share: bool = False
+
+
+Found = Mapping[tuple[str, str], Figure]  # by comparison (or arm, or the whole trial) and quantity
+
+
+class Kept(Rows):
+    """Rows that keep what every trial adds to them."""
+
+    def __init__(self, design: str, n_trials: int, n_draws: int) -> None:
+        super().__init__(design, n_trials, n_draws)
+        self.found: dict[tuple[str, str], Figure] = {}
+
+    def add(self, comparison: str, quantity: str, per_trial: np.ndarray) -> None:
+        """See ``Rows``."""
+        super().add(comparison, quantity, per_trial)
+        values = per_trial.astype(np.float64)
+        self.found[comparison, quantity] = Figure(float(values.mean()), values, per_trial.dtype == bool)
+
+    def add_mean(self, comparison: str, quantity: str, sums: np.ndarray, numbers: np.ndarray) -> None:
+        """See ``Rows``; a ratio of means by the delta method."""
+        super().add_mean(comparison, quantity, sums, numbers)
+        total, n = sums.astype(np.float64), numbers.astype(np.float64)
+        if n.sum() == 0:
+            self.found[comparison, quantity] = Figure(np.nan, np.full(len(n), np.nan))
+            return
+        estimate = float(total.sum() / n.sum())
+        self.found[comparison, quantity] = Figure(estimate, estimate + (total - estimate * n) / n.mean())
+
+    def add_quantiles(self, comparison: str, quantity: str, per_trial: np.ndarray) -> None:
+        """See ``Rows``; a quantile by its influence function, its density from the error of the row."""
+        first = len(self.rows)
+        super().add_quantiles(comparison, quantity, per_trial)
+        for row, q in zip(self.rows[first:], (0.025, 0.975), strict=True):
+            name, estimate, se = str(row[2]), float(row[3]), float(row[4])  # type: ignore[arg-type]
+            below = (per_trial <= estimate).astype(np.float64)
+            slope = se * np.sqrt(len(below) / (q * (1 - q)))  # 1 / density
+            self.found[comparison, name] = Figure(estimate, estimate + slope * (below.mean() - below))
+
+
+def figures(design: Scenario, counts: Counts, n_draws: int, null: bool = False) -> Found:
+    """Every row of the summary of trials, see ``characteristics.table``; and the patients of any design."""
+    n_trials = len(next(iter(counts.by_arm.values())))
+    rows = Kept(design.trial.name, n_trials, min(n_draws, n_trials))
+    table(design, counts, n_draws, null, rows)
+    patients = float(sum(arm.n for arm in design.arms))
+    rows.found.setdefault((TRIAL, "patients"), Figure(patients, np.full(n_trials, patients)))
+    return rows.found
+
+
+def row_of(target: Target, design: Scenario) -> tuple[str, str]:
+    """Where the row of a target lies in the summary of a design."""
+    named = target.quantity
+    if named in ("power", "type_1_error") and design.analysis is not None:
+        named = f"{named}_{design.analysis.test}"
+    return target.of, named
+
+
+def pick(target: Target, design: Scenario, found: Found) -> Figure:
+    """The figure of a target; InputError that names the nearest where the design has no such row."""
+    of, quantity = row_of(target, design)
+    if (of, quantity) in found:
+        return found[of, quantity]
+    owners = list(dict.fromkeys(owner for owner, _ in found))
+    if of not in owners:
+        raise InputError(f"{target.label}: no arm or comparison {of!r}{nearest(of, owners)}")
+    legal = [name for owner, name in found if owner == of]
+    raise InputError(f"{target.label}: the summary has no such row{nearest(quantity, legal)}")
+
+
+def error(figure: Figure, cluster: np.ndarray) -> float:
+    """Monte Carlo error of an estimate, clustered by posterior draw."""
+    return clustered_se(figure.values, cluster)
+
+
+def bounds(figure: Figure, cluster: np.ndarray, tail: float) -> tuple[float, float]:
+    """Bounds beyond which the truth lies with the chance ``tail`` on either side: Wilson's of a share, else Student's.
+
+    Where all trials say 0, or all say 1, they are taken for a share: an error of 0 would say more than they do.
+    """
+    estimate, se = figure.estimate, error(figure, cluster)
+    n = len(figure.values)
+    if figure.share or (se == 0 and estimate in (0.0, 1.0)):
+        n = min(n, estimate * (1 - estimate) / se**2) if se > 0 else n
+        low, high = proportion_confint(estimate * n, n, alpha=2 * tail, method="wilson")
+        return float(low), float(high)
+    width = student(cluster, tail) * se
+    return estimate - width, estimate + width
+
+
+def student(cluster: np.ndarray, tail: float) -> float:
+    """Student's quantile for an error from these clusters (trials without a posterior)."""
+    units = len(cluster) if cluster.max() == 0 else int(cluster.max()) + 1
+    return float(stats.t.ppf(1 - tail, units - 1))
+
+
+def difference(x: Figure, y: Figure, cluster: np.ndarray) -> tuple[float, float]:
+    """Estimate of x less that of y over the same trials, and its Monte Carlo error by the pairs."""
+    return x.estimate - y.estimate, clustered_se(x.values - y.values, cluster)
