@@ -107,9 +107,7 @@ def number_of_candidates(found: Candidates) -> str:
     return text
 
 
-def _write(
-    folder: Path, search: Search, found: Candidates, result: Result, seed: int, posterior: Path | None
-) -> None:
+def _write(folder: Path, search: Search, found: Candidates, result: Result, seed: int, posterior: Path | None) -> None:
     from inference.plots_search import search_figure
     from inference.whatif.best_design import fresh
     from inference.whatif.scenario_file import as_toml
@@ -136,15 +134,12 @@ def _write(
 
 def _show(search: Search, found: Candidates, result: Result) -> None:
     """Prints what was confirmed and what can be said of it; InputError where no design keeps the constraints."""
-    from inference.whatif.search_table import confirmed_table
-    from inference.whatif.search_text import lines, nobody
+    from inference.whatif.search_text import confirmed_rows, lines, nobody
 
     if result.confirmed:
-        table = confirmed_table(search, found, result.last, result.confirmed, result.search_draws, result.n_draws)
-        table = table.drop(columns=[c for c in table if c == "n_trials" or c.endswith((": at most", ": at least"))])
-        rows = [["" if cell != cell else cell for cell in row] for row in table.itertuples(index=False)]
+        columns, rows = confirmed_rows(search, found, result)
         trials = f"{len(result.confirmed[0].figures[0].values):,} fresh trials each"
-        show_table(f"confirmed, {trials}: {search.objective.aim} {search.objective.label}", list(table), rows)
+        show_table(f"{search.objective.aim} {search.objective.label}; {trials} (Monte Carlo errors)", columns, rows)
     for line in lines(search, found, result):
         say(line)
     if result.summary is None:

@@ -178,9 +178,7 @@ def _start_row(search: Search, given: Mapping[str, Sequence[Any]]) -> list[tuple
     return [tuple(row)]
 
 
-def _space_filling(
-    sizes: Sequence[int], search: Search, first: Sequence[tuple[int, ...]]
-) -> Iterator[tuple[int, ...]]:
+def _space_filling(sizes: Sequence[int], search: Search, first: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
     """Different combinations in the order of a scrambled Sobol sequence: any first few are spread over all."""
     sobol, n = qmc.Sobol(len(sizes), scramble=True, rng=search.seed), math.ceil(math.log2(search.max_candidates))
     seen = set(first)

@@ -68,9 +68,7 @@ class Rows:
         self.rows.append((self.design, *figures, self.n_trials, self.n_draws))
 
 
-def table(
-    design: Scenario, counts: Counts, n_draws: int, null: bool = False, rows: Rows | None = None
-) -> pd.DataFrame:
+def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False, rows: Rows | None = None) -> pd.DataFrame:
     """The summary of trials: by arm the rate of each endpoint, by comparison what the analysis finds and decides.
 
     With ``null`` the trials are of the null, and what would be a power is a type I error. ``rows`` take what is found.

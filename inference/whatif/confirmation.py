@@ -106,9 +106,7 @@ def verdict(constraint: Constraint, figure: Figure, cluster: np.ndarray) -> str:
     return NEARLY if constraint.sign * (figure.estimate - constraint.limit) <= 0 else VIOLATED
 
 
-def optimism(
-    search: Search, searched: Figure, one: Confirmed, search_draws: int, n_draws: int
-) -> tuple[float, float]:
+def optimism(search: Search, searched: Figure, one: Confirmed, search_draws: int, n_draws: int) -> tuple[float, float]:
     """By how much better the search saw the objective than fresh trials do, and the error of that."""
     fresh = one.figures[0]
     errors = (error(f, clusters(len(f.values), n)) for f, n in ((searched, search_draws), (fresh, n_draws)))
@@ -118,9 +116,10 @@ def optimism(
 def compared(one: Confirmed, sign: int) -> str:
     """In words, the objective of a confirmed design against the scenario as given."""
     gap, se = one.difference, one.difference_se
-    if gap == 0 and se == 0:
-        return "the same as the scenario as given in every trial"
+    if gap == 0:
+        return "the same as the scenario as given" + (" in every trial" if se == 0 else "")
     if abs(gap) <= NORMAL_95 * se:
-        return f"within error of the scenario as given ({gap:+.4f}, error {se:.4f})"
+        return f"within error of the scenario as given ({gap:+.4g}, error {se:.2g}, the same patients)"
     word = "better" if gap * sign > 0 else "worse"
-    return f"{word} than the scenario as given by {abs(gap):.4f} (error {se:.4f}, the same patients)"
+    by = f"{abs(gap):.4g}" + (f" (error {se:.2g}, the same patients)" if se > 0 else "")
+    return f"{word} than the scenario as given by {by}"

@@ -60,7 +60,8 @@ def clusters(n_trials: int, n_draws: int) -> np.ndarray:
 def race(search: Search, n: int, n_draws: int, most_trials: int, look: Look) -> Iterator[Round]:
     """Rounds of ``n`` candidates until one is left, all trials are done, or the budget is spent."""
     rounds = 1 + math.ceil(math.log2(max(1, most_trials / search.first_trials)))
-    tail = search.drop_error / (n * rounds * (1 + len(search.constraints)))
+    # what may go wrong with the best: a constraint of its own, a rival that is not feasible, or not better, after all
+    tail = search.drop_error / (rounds * (len(search.constraints) + n * (2 if search.constraints else 1)))
     standings, left = [Standing()] * n, list(range(n))
     trials, spent, number = min(search.first_trials, most_trials), 0, 1
     while True:

@@ -236,7 +236,9 @@ def _range(key: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
             raise InputError(f"{key}.{name} = {shown(value)}; legal: a number")
     first, last, step = (values[name] for name in RANGE)
     if step <= 0 or last < first:
-        raise InputError(f"{key} from {first:g} to {last:g} by {step:g}: no values; legal: upwards, with a step above 0")
+        raise InputError(
+            f"{key} from {first:g} to {last:g} by {step:g}: no values; legal: upwards, with a step above 0"
+        )
     n = math.floor((last - first) / step + 1e-9) + 1
     if n > MOST_VALUES:
         raise InputError(f"{key} from {first:g} to {last:g} by {step:g}: {n} values; legal: at most {MOST_VALUES}")

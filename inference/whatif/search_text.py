@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from inference.whatif.candidates import text_of
-from inference.whatif.confirmation import compared, optimism
+from inference.whatif.confirmation import VIOLATED, compared, optimism
 from inference.whatif.errors import NORMAL_95
-from inference.whatif.racing import INFEASIBLE
-from inference.whatif.search_table import chosen_of
+from inference.whatif.figures import error
+from inference.whatif.racing import BUDGET, INFEASIBLE, clusters, violation
+from inference.whatif.search_file import split_keys
+from inference.whatif.search_table import chosen_of, column_of
 
 if TYPE_CHECKING:
     from inference.whatif.best_design import Result
@@ -17,32 +20,85 @@ if TYPE_CHECKING:
     from inference.whatif.search_file import Search
 
 
+def confirmed_rows(search: Search, found: Candidates, result: Result) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the designs that were confirmed: estimates with their errors in brackets."""
+    names = [name_of(key, search) for key in search.keys]
+    columns = ["", *names, *(column_of(search, target) for target in search.targets), "against the given", "optimism"]
+    rows = []
+    for one in result.confirmed:
+        candidate = found.start if one.number is None else found.found[one.number]
+        cluster = clusters(one.figures[0].values.size, result.n_draws)
+        figures = [with_error(f.estimate, error(f, cluster)) for f in one.figures]
+        told = [f"{text}, {verdict}" for text, verdict in zip(figures[1:], one.verdicts, strict=True)]
+        against = own = ""
+        if one.number is not None:
+            against = with_error(one.difference, one.difference_se, "+")
+            searched = result.last.standings[one.number].figures[0]
+            own = with_error(*optimism(search, searched, one, result.search_draws, result.n_draws), "+")
+        rows.append([one.role, *map(text_of, candidate.values.values()), figures[0], *told, against, own])
+    return columns, rows
+
+
+def name_of(key: str, search: Search) -> str:
+    """A key of the search as a table calls it: the last part of its name, where no other has the same."""
+    short = {k: ", ".join(dict.fromkeys(one.rpartition(".")[2] for one in split_keys(k))) for k in search.keys}
+    return short[key] if list(short.values()).count(short[key]) == 1 else key
+
+
+def with_error(estimate: float, se: float, sign: str = "") -> str:
+    """An estimate with its error in brackets, to the error's second digit; one that is exact alone."""
+    if not se > 0:
+        return f"{estimate + 0.0:{sign}.5g}"
+    digits = min(max(1 - math.floor(math.log10(se)), 0), 6)
+    return f"{estimate:{sign}.{digits}f} ({se:.{digits}f})"
+
+
 def lines(search: Search, found: Candidates, result: Result) -> list[str]:
     """The conclusion, a sentence a line; nothing where no design keeps the constraints."""
     chosen = chosen_of(result.confirmed)
     if chosen is None or chosen.number is None:
         return []
-    ties, n = result.choice.ties, chosen.figures[0].values.size
-    said = []
-    if len(ties) > 1:
-        rule = "the one closest to the scenario as given" if search.ties == "closest" else "the best estimate"
-        said.append(f"{len(ties)} designs are within error of each other after the search; preferred: {rule}")
-    elif len(result.last.left) > 1:
-        said.append("the best is told apart from all others by the search")
-    else:
-        said.append("one design was left by the search")
+    n = chosen.figures[0].values.size
+    said = [_left(search, result)]
     rejected = sum(not one.holds for one in result.confirmed if one.number is not None)
     if rejected:
         said.append(f"{rejected} of those confirmed violated a constraint on fresh trials")
     said.append(f"chosen: {values_text(found.found[chosen.number])}")
-    objective = chosen.figures[0].estimate
-    said.append(f"{search.objective.label}: {objective:.4f} on {n:,} fresh trials, {compared(chosen, search.objective.sign)}")
-    said += [
-        f"{constraint.text}: {figure.estimate:.4g}, {verdict}"
-        for constraint, figure, verdict in zip(search.constraints, chosen.figures[1:], chosen.verdicts, strict=True)
-    ]
-    said.append(_optimism(search, result, chosen))
-    return said
+    cluster = clusters(n, result.n_draws)
+    objective = with_error(chosen.figures[0].estimate, error(chosen.figures[0], cluster))
+    said.append(
+        f"{search.objective.label}: {objective} in {n:,} fresh trials, {compared(chosen, search.objective.sign)}"
+    )
+    for constraint, figure, verdict in zip(search.constraints, chosen.figures[1:], chosen.verdicts, strict=True):
+        said.append(f"{constraint.text}: {with_error(figure.estimate, error(figure, cluster))}, {verdict}")
+    given = result.confirmed[0]
+    broken = [c.text for c, v in zip(search.constraints, given.verdicts, strict=True) if v == VIOLATED]
+    if broken:
+        said.append(f"the scenario as given violates: {'; '.join(broken)}")
+    return [*said, *_optimism(search, result, chosen)]
+
+
+def _left(search: Search, result: Result) -> str:
+    """Whom the race left, and what is known of them."""
+    last, ties = result.last, result.choice.ties
+    cluster = clusters(last.n_trials, result.search_draws)
+    if len(ties) > 1:
+        rule = "the one closest to the scenario as given" if search.ties == "closest" else "the best by its estimate"
+        text = f"{len(ties)} designs are within error of each other after the search, preferred: {rule}"
+    elif len(last.left) == 1:
+        text = "one design is left of the search"
+    else:
+        text = f"{len(last.left)} designs are left of the search"
+    others = [last.standings[i] for i in last.left if i not in ties]
+    violating = sum(violation(search, s, cluster) > 0 for s in others)
+    if len(others) > violating:
+        text += f"; {len(others) - violating} worse than the best by more than 95% error"
+    if violating:
+        text += f"; {violating} violating a constraint by their estimates, within error"
+    unknown = sum(s.dropped == BUDGET for s in last.standings)
+    if unknown:
+        text += f"; {unknown} were left out for want of trials, not known to be worse (budget_trials)"
+    return text
 
 
 def values_text(candidate: Candidate) -> str:
@@ -57,7 +113,7 @@ def nobody(search: Search, found: Candidates, result: Result) -> str:
         tried = [one for one in result.confirmed if one.number is not None]
         first = tried[0]
         assert first.number is not None
-        broken = [c for c, verdict in zip(search.constraints, first.verdicts, strict=True) if verdict == "violated"][0]
+        broken = [c for c, verdict in zip(search.constraints, first.verdicts, strict=True) if verdict == VIOLATED][0]
         figure = first.figures[1 + search.constraints.index(broken)]
         return (
             f"--search: none of the {len(tried)} designs that were confirmed keeps the constraints ({limits}); "
@@ -68,10 +124,14 @@ def nobody(search: Search, found: Candidates, result: Result) -> str:
     return f"--search: all {infeasible} designs clearly violate a constraint ({limits}); legal: other limits or values"
 
 
-def _optimism(search: Search, result: Result, chosen: Confirmed) -> str:
+def _optimism(search: Search, result: Result, chosen: Confirmed) -> list[str]:
     assert chosen.number is not None
-    searched = result.last.standings[chosen.number]
-    gap, se = optimism(search, searched.figures[0], chosen, result.search_draws, result.n_draws)
-    seen = f"the search saw {searched.figures[0].estimate:.4f} in {searched.n_trials:,} trials"
-    beyond = "beyond" if abs(gap) > NORMAL_95 * se else "within"
-    return f"{seen}: optimistic by {gap:+.4f} (error {se:.4f}), {beyond} what chance does"
+    standing = result.last.standings[chosen.number]
+    gap, se = optimism(search, standing.figures[0], chosen, result.search_draws, result.n_draws)
+    if se == 0:
+        return []  # no chance in it
+    own = error(standing.figures[0], clusters(standing.n_trials, result.search_draws))
+    seen = f"the search saw {with_error(standing.figures[0].estimate, own)} in its {standing.n_trials:,} trials"
+    if abs(gap) <= NORMAL_95 * se:
+        return [f"{seen}: the two agree within error (optimism {with_error(gap, se, '+')})"]
+    return [f"{seen}: {'optimistic' if gap > 0 else 'pessimistic'} by {with_error(abs(gap), se)}"]

@@ -93,7 +93,9 @@ def _on_cluster(client: Any, plan_of: Callable[[Task], Plan], kind: Mapping[str,
                 plan = pickle.dumps(plan_of(task))
                 name = hashlib.sha256(plan + repr(sorted(kind.items())).encode()).hexdigest()[:32]
                 key = f"pkpd-trials-{name}-{task.chunk.first}-{task.chunk.n}"
-                new[client.submit(cluster.count, plan, tuple(task.chunk), kind, key=key, retries=cluster.RETRIES)] = task
+                new[client.submit(cluster.count, plan, tuple(task.chunk), kind, key=key, retries=cluster.RETRIES)] = (
+                    task
+                )
             at_work.update(new)
             return list(new)
 
