@@ -67,8 +67,9 @@ def _panel(
         ax.set_xlabel("designs from the best")
     for role, rows in confirmed.groupby("role", sort=False):
         where = rows[x] if x is not None else _places(every, rows)
+        error_y, error_x = 1.96 * rows[f"{y}: mc_se"], None if x is None else 1.96 * rows[f"{x}: mc_se"]
         ax.errorbar(
-            where, rows[y], 1.96 * rows[f"{y}: mc_se"], None if x is None else 1.96 * rows[f"{x}: mc_se"], color=ROLES[role],
+            where, rows[y], error_y, error_x, color=ROLES[role],
             fmt=MARKERS.get(role, "o"), ms=6.5 if role in MARKERS else 5, mec="white", mew=0.7, lw=1.3, capsize=2,
             label=f"{role}, fresh trials", zorder=5,
         )  # fmt: skip

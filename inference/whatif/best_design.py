@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from inference import checkpoint
@@ -15,6 +16,7 @@ from inference.progress import Progress, silent
 from inference.trials import Plan, number_of, posterior_draws
 from inference.whatif import characteristics, runs
 from inference.whatif.confirmation import Choice, Confirmed, choose, confirm
+from inference.whatif.figures import Figure
 from inference.whatif.racing import BUDGET, INFEASIBLE, WORSE, Round, race
 from inference.whatif.search_table import chosen_of
 from inference.whatif.search_work import Simulated, search_draws, workers
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from inference.whatif.search_file import Search
 
 SEEDS = 2**31  # seeds are below it
+FIRST_LOOK = 2  # trials of the scenario as given before the search
 
 
 class Result(NamedTuple):
@@ -75,38 +78,32 @@ def best_design(
             of_run = runs.identity(plan, kind, null=False)
             keep = checkpoint.begin(folder / CHECKPOINT, {**of_run, "search": identity})
 
-        def trials_of(name: str, draws: dict, seed: int) -> Simulated:
+        def trials_of(name: str, of_draws: dict[str, np.ndarray], own_seed: int) -> Simulated:
             return Simulated(
-                designs, search.targets, name=name, draws=draws, seed=seed, engine=engine, by=by, keep=keep
+                designs, search.targets, name=name, draws=of_draws, seed=own_seed, engine=engine, by=by, keep=keep
             )
 
-        simulated = trials_of("search", own, seed)
-        stage = "round {} of the search: {} designs, {} trials each"
+        def look(numbers: Sequence[int], trials: int) -> list[list[Figure]]:
+            stage = f"search: {len(numbers)} designs, {trials} trials each"
+            return simulated.figures(numbers, trials, progress, stage)
 
-        def look(numbers, trials):
-            number = 1 if last is None else last.number + 1
-            return simulated.figures(numbers, trials, progress, stage.format(number, len(numbers), trials))
+        def look_again(numbers: Sequence[int], trials: int) -> list[list[Figure]]:
+            return again.figures(numbers, trials, progress, f"confirmation: {len(numbers)} designs")
 
-        last: Round | None = None
+        simulated, again = trials_of("search", own, seed), trials_of("confirmation", draws, fresh(seed))
+        given = len(designs) - 1
+        look_again([given], min(FIRST_LOOK, n_trials))  # a row that no summary has is told before the search
         for last in race(search, len(candidates.found), simulated.n_draws, most, look):
             tell(round_text(last))
-        assert last is not None
         choice = choose(search, candidates.found, last, simulated.n_draws)
         confirmed: tuple[Confirmed, ...] = ()
         summary = None
         if choice.order:
-            again = trials_of("confirmation", draws, fresh(seed))
-
-            def look_again(numbers, trials):
-                return again.figures(numbers, trials, progress, f"confirmation: {len(numbers)} designs")
-
-            given = len(designs) - 1
             confirmed = tuple(confirm(search, choice, n_trials, again.n_draws, given, look_again))
-            chosen = chosen_of(confirmed)
-            if chosen is not None:
-                assert chosen.number is not None
-                counts = again.counts[chosen.number, False]
-                summary = characteristics.table(designs[chosen.number], counts, again.n_draws)
+        chosen = chosen_of(confirmed)
+        if chosen is not None and chosen.number is not None:
+            counts = again.counts[chosen.number, False]
+            summary = characteristics.table(designs[chosen.number], counts, again.n_draws)
     return Result(last, choice, confirmed, summary, simulated.n_draws, number_of(draws))
 
 

@@ -93,9 +93,9 @@ def pick(target: Target, design: Scenario, found: Found) -> Figure:
         return found[of, quantity]
     owners = list(dict.fromkeys(owner for owner, _ in found))
     if of not in owners:
-        raise InputError(f"{target.label}: no arm or comparison {of!r}{nearest(of, owners)}")
+        raise InputError(f"--search: {target.label}: no arm or comparison {of!r}{nearest(of, owners)}")
     legal = [name for owner, name in found if owner == of]
-    raise InputError(f"{target.label}: the summary has no such row{nearest(quantity, legal)}")
+    raise InputError(f"--search: {target.label}: the summary has no such row{nearest(quantity, legal)}")
 
 
 def error(figure: Figure, cluster: np.ndarray) -> float:
@@ -109,7 +109,7 @@ def bounds(figure: Figure, cluster: np.ndarray, tail: float) -> tuple[float, flo
     Where all trials say 0, or all say 1, they are taken for a share: an error of 0 would say more than they do.
     """
     estimate, se = figure.estimate, error(figure, cluster)
-    n = len(figure.values)
+    n: float = len(figure.values)
     if figure.share or (se == 0 and estimate in (0.0, 1.0)):
         n = min(n, estimate * (1 - estimate) / se**2) if se > 0 else n
         low, high = proportion_confint(estimate * n, n, alpha=2 * tail, method="wilson")

@@ -139,7 +139,7 @@ class Search(Table):
     def _trials(self) -> Search:
         if self.most_trials is not None and self.most_trials < self.first_trials:
             raise InputError(
-                f"most_trials = {self.most_trials}: fewer than first_trials = {self.first_trials}; legal: at least as many"
+                f"most_trials = {self.most_trials}: fewer than first_trials = {self.first_trials}; legal: not fewer"
             )
         return self
 
@@ -164,7 +164,7 @@ def path_of(name: str) -> Path:
 
 
 def load_search(name: str) -> Search:
-    """The search of a TOML file, or a shipped one by its name; InputError, one line: file, key, value, what is legal."""
+    """The search of a TOML file, or a shipped one by its name; InputError, one line: file, key, value, legal ones."""
     path = path_of(name)
     return validate(Search, read_toml(path), str(path))
 

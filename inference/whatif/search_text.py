@@ -113,7 +113,7 @@ def nobody(search: Search, found: Candidates, result: Result) -> str:
         tried = [one for one in result.confirmed if one.number is not None]
         first = tried[0]
         assert first.number is not None
-        broken = [c for c, verdict in zip(search.constraints, first.verdicts, strict=True) if verdict == VIOLATED][0]
+        broken = next(c for c, verdict in zip(search.constraints, first.verdicts, strict=True) if verdict == VIOLATED)
         figure = first.figures[1 + search.constraints.index(broken)]
         return (
             f"--search: none of the {len(tried)} designs that were confirmed keeps the constraints ({limits}); "
