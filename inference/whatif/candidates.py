@@ -103,7 +103,7 @@ def changed(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
     try:
         return apply_settings(data, settings)
     except InputError as error:
-        raise InputError(str(error).replace("--set", "keys:", 1)) from None
+        raise InputError(str(error).removeprefix("--set ")) from None
 
 
 def value_at(data: Mapping[str, Any], key: str) -> Any:

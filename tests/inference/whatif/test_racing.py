@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from inference.whatif.candidates import Candidate
 from inference.whatif.confirmation import (
-    CHOSEN, GIVEN, HOLDS, NEARLY, REJECTED, RUNNER_UP, VIOLATED, choose, compared, confirm, optimism, verdict,
+    CHOSEN,
+    GIVEN,
+    HOLDS,
+    NEARLY,
+    REJECTED,
+    RUNNER_UP,
+    VIOLATED,
+    choose,
+    compared,
+    confirm,
+    optimism,
+    verdict,
 )  # fmt: skip
 from inference.whatif.figures import Figure, bounds, difference, error
 from inference.whatif.racing import BUDGET, INFEASIBLE, WORSE, Round, Standing, clusters, race
