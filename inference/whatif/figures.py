@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 
 class Figure(NamedTuple):
-    """An estimate, and values [trials] whose mean it is: that of a ratio or a quantile is linearised.
+    """An estimate, and values [trials] whose mean it is: that of a ratio of means is linearised.
 
     share: whether it is a share of trials. Differences of the values of two designs, trial by trial, give the error of
-    the difference of their estimates.
+    the difference of their estimates. se: of a quantile over trials, which no values have for their mean.
     """
 
     estimate: float
     values: np.ndarray
     share: bool = False
+    se: float | None = None
 
 
 Found = Mapping[tuple[str, str], Figure]  # by comparison (or arm, or the whole trial) and quantity
@@ -58,14 +59,12 @@ class Kept(Rows):
         self.found[comparison, quantity] = Figure(estimate, estimate + (total - estimate * n) / n.mean())
 
     def add_quantiles(self, comparison: str, quantity: str, per_trial: np.ndarray) -> None:
-        """See ``Rows``; a quantile by its influence function, its density from the error of the row."""
+        """See ``Rows``; a quantile has the error of its row."""
         first = len(self.rows)
         super().add_quantiles(comparison, quantity, per_trial)
-        for row, q in zip(self.rows[first:], (0.025, 0.975), strict=True):
-            name, estimate, se = str(row[2]), float(row[3]), float(row[4])  # type: ignore[arg-type]
-            below = (per_trial <= estimate).astype(np.float64)
-            slope = se * np.sqrt(len(below) / (q * (1 - q)))  # 1 / density
-            self.found[comparison, name] = Figure(estimate, estimate + slope * (below.mean() - below))
+        for _, _, name, estimate, se, *_ in self.rows[first:]:
+            values = np.full(len(per_trial), estimate, np.float64)
+            self.found[comparison, str(name)] = Figure(float(values[0]), values, se=float(se))  # type: ignore[arg-type]
 
 
 def figures(design: Scenario, counts: Counts, n_draws: int, null: bool = False) -> Found:
@@ -100,7 +99,7 @@ def pick(target: Target, design: Scenario, found: Found) -> Figure:
 
 def error(figure: Figure, cluster: np.ndarray) -> float:
     """Monte Carlo error of an estimate, clustered by posterior draw."""
-    return clustered_se(figure.values, cluster)
+    return clustered_se(figure.values, cluster) if figure.se is None else figure.se
 
 
 def bounds(figure: Figure, cluster: np.ndarray, tail: float) -> tuple[float, float]:
@@ -125,5 +124,8 @@ def student(cluster: np.ndarray, tail: float) -> float:
 
 
 def difference(x: Figure, y: Figure, cluster: np.ndarray) -> tuple[float, float]:
-    """Estimate of x less that of y over the same trials, and its Monte Carlo error by the pairs."""
+    """Estimate of x less that of y over the same trials, and its Monte Carlo error: by the pairs, of quantiles as if
+    their trials had nothing in common, which is larger."""
+    if x.se is not None and y.se is not None:
+        return x.estimate - y.estimate, float(np.hypot(x.se, y.se))
     return x.estimate - y.estimate, clustered_se(x.values - y.values, cluster)
