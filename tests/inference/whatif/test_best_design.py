@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import numpy as np
 import pandas as pd
@@ -67,23 +68,20 @@ TINY = ["trial.visits_d=[14,28]", "analysis.endpoint=response_week_4", "arms.1.n
 
 
 def search(text: str, **more) -> Search:
-    import tomllib
-
     return validate(Search, {**tomllib.loads(text), **more}, "q.toml")
 
 
 def stated(**more) -> Candidates:
-    import tomllib
-
     data = tomllib.loads(SCENARIO.replace("3000", "4000"))
     return candidates(search(SEARCH, **more), data, "s.toml")
 
 
-def exact(n: int, alpha: float, p: float = 0.5, p0: float = 0.2) -> float:
+def exact(n: int, alpha: float, p: float = 0.5, p0: float = 0.2, n0: int | None = None) -> float:
     """Chance that Fisher's test rejects, by enumeration."""
-    y, y0 = (x.ravel() for x in np.mgrid[: n + 1, : n + 1])
-    reject = p_values("fisher", y, n, y0, n, 2) <= alpha
-    return float((stats.binom.pmf(y, n, p) * stats.binom.pmf(y0, n, p0))[reject].sum())
+    n0 = n0 or n
+    y, y0 = (x.ravel() for x in np.mgrid[: n + 1, : n0 + 1])
+    reject = p_values("fisher", y, n, y0, n0, 2) <= alpha
+    return float((stats.binom.pmf(y, n, p) * stats.binom.pmf(y0, n0, p0))[reject].sum())
 
 
 @pytest.fixture(scope="module")
@@ -120,40 +118,26 @@ def test_the_confirmation_is_the_run_of_the_chosen_design_with_another_seed():
 
 
 def test_searches_are_optimistic_where_candidates_are_close():
-    """Powers alike but for their noise: two arms of sizes around 36. Over 60 searches by the best estimate, optimism
-    is above 0 by more than 3 errors, and what is confirmed misses the exact power by less than 3."""
-    import tomllib
-
-    sizes = list(range(30, 43, 3))
-    data = tomllib.loads(SCENARIO.replace("3000", "200").replace("fisher", "risk-difference"))
-    text = f"""
-    first_trials = 40
-    most_trials = 40
-    ties = "best"
-    [objective]
-    comparison = "a vs b"
-    quantity = "power"
-    aim = "max"
-    [[constraints]]
-    quantity = "patients"
-    at_most = 72
-    [keys]
-    arms.a.n = {sizes}
-    arms.b.n = {sizes}
-    """
-    found = candidates(search(text), data, "s.toml")
+    """72 patients allocated in eight ways, of powers nearly alike, the best estimate chosen in 30 searches. It is above
+    the exact power by more than 3 errors (less the noise that all candidates share, whose trials are the same); what is
+    confirmed misses the exact power by less than 3."""
+    pairs = [[n, 72 - n] for n in range(29, 45, 2)]
+    data = tomllib.loads(SCENARIO.replace("3000", "400"))
+    asked = {"first_trials": 20, "most_trials": 20, "ties": "best", "keys": {BOTH: pairs}}
+    asked["objective"] = {"comparison": "a vs b", "quantity": "power", "aim": "max"}
+    asked = validate(Search, asked, "q.toml")
+    found = candidates(asked, data, "s.toml")
+    powers = [exact(n, 0.05, n0=n0) for n, n0 in pairs]
+    assert np.ptp(powers) < 0.06
     gaps, misses = [], []
-    for seed in range(60):
-        result = best_design(search(text), found, seed=1000 + 2 * seed)
+    for seed in range(30):
+        result = best_design(asked, found, seed=1000 + 2 * seed)
         chosen = next(one for one in result.confirmed if one.role == CHOSEN)
-        n, n0 = (found.found[chosen.number].values[key] for key in ("arms.a.n", "arms.b.n"))
-        y, y0 = (x.ravel() for x in np.mgrid[: n + 1, : n0 + 1])
-        reject = p_values("risk-difference", y, n, y0, n0, 2) <= 0.05
-        power = (stats.binom.pmf(y, n, 0.5) * stats.binom.pmf(y0, n0, 0.2))[reject].sum()
-        gaps.append(result.last.standings[chosen.number].figures[0].estimate - power)
-        misses.append(chosen.figures[0].estimate - power)
-    assert np.mean(gaps) > 3 * np.std(gaps) / np.sqrt(60)
-    assert abs(np.mean(misses)) < 3 * np.std(misses) / np.sqrt(60)
+        seen = np.array([s.figures[0].estimate for s in result.last.standings]) - powers
+        gaps.append(seen[chosen.number] - seen.mean())
+        misses.append(chosen.figures[0].estimate - powers[chosen.number])
+    assert np.mean(gaps) > 3 * np.std(gaps) / np.sqrt(30)
+    assert abs(np.mean(misses)) < 3 * np.std(misses) / np.sqrt(30)
 
 
 @pytest.mark.parametrize("name", ["phase3", "group_sequential", "phase3_stages"])
