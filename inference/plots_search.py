@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from inference import labels, plots
-from inference.whatif.confirmation import GIVEN, REJECTED
+from inference.whatif.confirmation import CHOSEN, GIVEN, REJECTED, RUNNER_UP
 from inference.whatif.racing import INFEASIBLE
 from inference.whatif.search_table import column_of
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from inference.whatif.search_file import Constraint, Search
 
 PANELS = 3  # constraints that are drawn, at most
-GREY, LEFT = "#B9B9B9", "#333333"
-ROLES = {"chosen": labels.ARM_COLOURS[1], "runner-up": labels.ARM_COLOURS[0], "next": labels.ARM_COLOURS[5],
+GREY, LEFT = "#A8A8A8", "#333333"
+ROLES = {CHOSEN: labels.ARM_COLOURS[1], RUNNER_UP: labels.ARM_COLOURS[0], 
          REJECTED: labels.ARM_COLOURS[3], GIVEN: labels.ARM_COLOURS[2]}  # fmt: skip
-MARKERS = {"chosen": "D", GIVEN: "s"}
+MARKERS = {CHOSEN: "D", GIVEN: "s"}
 
 
 def search_figure(search: Search, every: pd.DataFrame, confirmed: pd.DataFrame) -> Figure:
@@ -51,8 +51,8 @@ def _panel(
     dropped = every["why"] != ""
     infeasible = every["outcome"] == INFEASIBLE
     for rows, colour, size, name in (
-        (every[infeasible], "#E3C9C0", 12, "dropped: infeasible"),
-        (every[dropped & ~infeasible], GREY, 12, "dropped: worse, or left out"),
+        (every[infeasible], "#DDA793", 14, "dropped: infeasible"),
+        (every[dropped & ~infeasible], GREY, 14, "dropped: worse, or left out"),
         (every[~dropped], LEFT, 26, "left at the end of the search"),
     ):
         if len(rows):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inference.whatif.search_file import Search
 
 FILES = ("search.csv", "confirmed.csv", "search.png", "best.toml", "summary.csv")
+COPY = "search.toml"  # of the search, beside them
 
 
 def run(
@@ -87,6 +88,7 @@ def run(
                     search, found, folder=folder, identity=made_with["search"], progress=progress, tell=say, **options
                 )
             _write(folder, search, found, result, seed, posterior)
+            output.write_text(folder / COPY, text)
             write_manifest(folder, "trial", seed, {}, made_with)
     except (KeyboardInterrupt, InputError):
         if output.has_checkpoint(output.staging_of(out)):
@@ -110,8 +112,8 @@ def number_of_candidates(found: Candidates) -> str:
 def _write(folder: Path, search: Search, found: Candidates, result: Result, seed: int, posterior: Path | None) -> None:
     from inference.plots_search import search_figure
     from inference.whatif.best_design import fresh
-    from inference.whatif.scenario_file import as_toml
     from inference.whatif.search_table import candidate_table, chosen_of, confirmed_table
+    from inference.whatif.search_text import best_text
 
     every = candidate_table(search, found, result.last, result.choice, result.confirmed, result.search_draws)
     again = confirmed_table(search, found, result.last, result.confirmed, result.search_draws, result.n_draws)
@@ -120,16 +122,11 @@ def _write(folder: Path, search: Search, found: Candidates, result: Result, seed
     with output.atomic_path(folder / "search.png", force=True) as path:
         search_figure(search, every, again).savefig(path, format="png", dpi=140)
     chosen = chosen_of(result.confirmed)
-    if chosen is None or result.summary is None or chosen.number is None:
+    if chosen is None or result.summary is None:
         return
     output.write_text(folder / "summary.csv", result.summary.to_csv(index=False, float_format=trial.DIGITS))
-    best = found.found[chosen.number]
-    data = {**best.data, "trial": {**best.data["trial"], "name": best.design.trial.name}}
-    data["trial"].pop("mc_se_below", None)  # the confirmation has all trials
-    again_by = f"pkpd trial best.toml --seed {fresh(seed)}" + ("" if posterior is None else f" --posterior {posterior}")
-    head = f"# {search.objective.aim}imises {search.objective.label}\n"
-    head += "".join(f"# with {c.text}: {v}\n" for c, v in zip(search.constraints, chosen.verdicts, strict=True))
-    output.write_text(folder / "best.toml", f"{head}# The numbers of its confirmation: {again_by}\n\n{as_toml(data)}")
+    by = f"pkpd trial best.toml --seed {fresh(seed)}" + ("" if posterior is None else f" --posterior {posterior}")
+    output.write_text(folder / "best.toml", best_text(search, found, chosen, by))
 
 
 def _show(search: Search, found: Candidates, result: Result) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RUNNERS_UP = 2  # at most, that are confirmed beside the chosen design
 HOLDS, NEARLY, VIOLATED = "holds", "holds within error", "violated"
 TAIL = 0.025  # of the bounds that are told
-CHOSEN, RUNNER_UP, NEXT, REJECTED, GIVEN = "chosen", "runner-up", "next", "not confirmed", "as given"
+CHOSEN, RUNNER_UP, REJECTED, GIVEN = "chosen", "runner-up", "not confirmed", "as given"
 
 
 class Choice(NamedTuple):
@@ -72,23 +72,21 @@ def confirm(search: Search, choice: Choice, n_trials: int, n_draws: int, given: 
     start, *rest = look([given, *first], n_trials)
     yield _confirmed(search, None, GIVEN, start, start, cluster)
     chosen = False
-    for place, (i, found) in enumerate(zip(first, rest, strict=True)):
-        one = _confirmed(search, i, CHOSEN if place == 0 else RUNNER_UP, found, start, cluster)
-        chosen, role = _role(one, chosen)
-        yield one._replace(role=role)
+    for i, found in zip(first, rest, strict=True):
+        one = _with_role(_confirmed(search, i, RUNNER_UP, found, start, cluster), chosen)
+        chosen = chosen or one.holds
+        yield one
     for i in choice.order[len(first) : search.confirm]:
         if chosen:
             return
-        one = _confirmed(search, i, NEXT, look([i], n_trials)[0], start, cluster)
-        chosen, role = _role(one, chosen)
-        yield one._replace(role=role)
+        one = _with_role(_confirmed(search, i, RUNNER_UP, look([i], n_trials)[0], start, cluster), chosen)
+        chosen = one.holds
+        yield one
 
 
-def _role(one: Confirmed, chosen: bool) -> tuple[bool, str]:
-    """Whether there is a chosen design now, and the role of this one."""
-    if chosen:
-        return True, one.role
-    return (True, CHOSEN) if one.holds else (False, REJECTED)
+def _with_role(one: Confirmed, chosen: bool) -> Confirmed:
+    """The design with its role: the first that keeps the constraints is the chosen one, the next are its rivals."""
+    return one if chosen else one._replace(role=CHOSEN if one.holds else REJECTED)
 
 
 def _confirmed(

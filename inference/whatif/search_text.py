@@ -10,6 +10,7 @@ from inference.whatif.confirmation import VIOLATED, compared, optimism
 from inference.whatif.errors import NORMAL_95
 from inference.whatif.figures import error
 from inference.whatif.racing import BUDGET, INFEASIBLE, clusters, violation
+from inference.whatif.scenario_file import as_toml
 from inference.whatif.search_file import split_keys
 from inference.whatif.search_table import chosen_of, column_of
 
@@ -104,6 +105,22 @@ def _left(search: Search, result: Result) -> str:
 def values_text(candidate: Candidate) -> str:
     """The values of a design by key."""
     return ", ".join(f"{key} = {text_of(value)}" for key, value in candidate.values.items())
+
+
+def best_text(search: Search, found: Candidates, chosen: Confirmed, by: str) -> str:
+    """The scenario file of the chosen design; its head says what it is best in, what was changed, and how to repeat
+    the numbers of its confirmation: ``by`` a command."""
+    assert chosen.number is not None
+    best = found.found[chosen.number]
+    head = [f"{search.objective.aim} {search.objective.label}"]
+    head += [f"{c.text}: {verdict}" for c, verdict in zip(search.constraints, chosen.verdicts, strict=True)]
+    for key, value in best.values.items():
+        before, now = text_of(found.start.values[key]), text_of(value)
+        head.append(f"{key} = {now}" + ("" if before == now else f", was {before or 'not set'}"))
+    head.append(f"the numbers of its confirmation: {by}")
+    trial = {key: value for key, value in best.data["trial"].items() if key != "mc_se_below"}  # it had all trials
+    data = {**best.data, "trial": {**trial, "name": best.design.trial.name}}
+    return "".join(f"# {' '.join(line.split())}\n" for line in head) + "\n" + as_toml(data)
 
 
 def nobody(search: Search, found: Candidates, result: Result) -> str:
