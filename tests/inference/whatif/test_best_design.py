@@ -278,7 +278,7 @@ def test_a_search_from_a_posterior_is_confirmed_on_other_draws(here, capsys):
     rank = np.argsort(np.argsort(others[name]))
     assert rank[:8].max() > 25 and rank[:8].min() < 14  # the first few are from all over
     assert len(search_draws(here / "run", 1)[name]) == 1 and search_draws(None, 40) == {}
-    few = RULE.replace("[150, 200, 250]", "[200]").replace("[2.5, 5.0]", "[5.0]")
+    few = RULE.replace("[150, 200, 250]", "[200]").replace("[2.5, 5.0]", "[5.0]").replace("= 4", "= 9")
     (here / "rule.toml").write_text(few)
     assert main(rule_search("--posterior", "run", "--out", "r")) == 0
     head = (here / "r/best.toml").read_text()
