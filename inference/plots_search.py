@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from inference import labels, plots
 from inference.whatif.confirmation import CHOSEN, GIVEN, REJECTED, RUNNER_UP
@@ -47,7 +48,7 @@ def _panel(
     y = column_of(search, search.objective)
     x = None if constraint is None else column_of(search, constraint)
     if x is None:
-        every = every.sort_values(y, ascending=search.objective.sign < 0, ignore_index=True)
+        every = every.sort_values(y, ascending=search.objective.sign < 0).set_axis(range(1, len(every) + 1))
     dropped = every["why"] != ""
     infeasible = every["outcome"] == INFEASIBLE
     for rows, colour, size, name in (
@@ -60,11 +61,13 @@ def _panel(
     if constraint is not None:
         assert x is not None
         front = pareto(every[[x, y]].to_numpy(float), constraint.sign, search.objective.sign)
-        ax.plot(*front.T, drawstyle="steps-post", color=LEFT, lw=0.9, alpha=0.6, zorder=1, label="best at each level")
+        steps = "steps-post" if constraint.sign > 0 else "steps-pre"
+        ax.plot(*front.T, drawstyle=steps, color=LEFT, lw=0.9, alpha=0.6, zorder=1, label="best at each level")
         ax.axvline(constraint.limit, **plots.MARKED)
         ax.set_xlabel(f"{constraint.quantity.replace('_', ' ')}, {constraint.of} (limit {constraint.limit:g})")
     else:
-        ax.set_xlabel("designs from the best")
+        ax.set_xlabel("designs from the best (0: the scenario as given)")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for role, rows in confirmed.groupby("role", sort=False):
         where = rows[x] if x is not None else _places(every, rows)
         error_y, error_x = 1.96 * rows[f"{y}: mc_se"], None if x is None else 1.96 * rows[f"{x}: mc_se"]
@@ -77,8 +80,8 @@ def _panel(
 
 def _places(every: pd.DataFrame, rows: pd.DataFrame) -> list[float]:
     """Where confirmed designs stand in the order of the candidates; the scenario as given before all."""
-    at = {number: float(place) for place, number in enumerate(every["candidate"])}
-    return [at.get(number, -1.0) for number in rows["candidate"]]
+    at = dict(zip(every["candidate"], every.index, strict=True))
+    return [at.get(number, 0) for number in rows["candidate"]]
 
 
 def pareto(points: np.ndarray, worse: int, better: int) -> np.ndarray:

@@ -76,7 +76,7 @@ def lines(search: Search, found: Candidates, result: Result) -> list[str]:
     broken = [c.text for c, v in zip(search.constraints, given.verdicts, strict=True) if v == VIOLATED]
     if broken:
         said.append(f"the scenario as given violates: {'; '.join(broken)}")
-    return [*said, *_optimism(search, result, chosen)]
+    return [*said, *_optimism(search, result, chosen), *_at_the_end(search, found.found[chosen.number])]
 
 
 def _left(search: Search, result: Result) -> str:
@@ -139,6 +139,17 @@ def nobody(search: Search, found: Candidates, result: Result) -> str:
         )
     infeasible = sum(s.dropped == INFEASIBLE for s in result.last.standings)
     return f"--search: all {infeasible} designs clearly violate a constraint ({limits}); legal: other limits or values"
+
+
+def _at_the_end(search: Search, chosen: Candidate) -> list[str]:
+    """Keys whose chosen number is the smallest or largest that was tried."""
+    said = []
+    for key, value in chosen.values.items():
+        tried = [v for v in search.keys[key] if isinstance(v, int | float) and not isinstance(v, bool)]
+        if len(tried) > 2 and value in (min(tried), max(tried)):
+            end = "smallest" if value == min(tried) else "largest"
+            said.append(f"{key} = {text_of(value)} is the {end} value tried: a better one may lie beyond")
+    return said
 
 
 def _optimism(search: Search, result: Result, chosen: Confirmed) -> list[str]:
