@@ -67,7 +67,6 @@ def best_design(
     """
     start = candidates.start.design
     n_trials = start.trial.n_trials
-    most = search.most_trials or max(n_trials, search.first_trials)
     n = min(start.trial.posterior_draws, n_trials)
     draws, own = posterior_draws(posterior, n), search_draws(posterior, n)
     designs = [*(c.design for c in candidates.found), start]
@@ -93,7 +92,7 @@ def best_design(
         simulated, again = trials_of("search", own, seed), trials_of("confirmation", draws, fresh(seed))
         given = len(designs) - 1
         look_again([given], min(FIRST_LOOK, n_trials))  # a row that no summary has is told before the search
-        for last in race(search, len(candidates.found), simulated.n_draws, most, look):
+        for last in race(search, len(candidates.found), simulated.n_draws, search.most_of(n_trials), look):
             tell(round_text(last))
         choice = choose(search, candidates.found, last, simulated.n_draws)
         confirmed: tuple[Confirmed, ...] = ()

@@ -143,6 +143,10 @@ class Search(Table):
             )
         return self
 
+    def most_of(self, n_trials: int) -> int:
+        """Trials of a candidate at most, where the scenario has ``n_trials``."""
+        return self.most_trials or max(n_trials, self.first_trials)
+
     @property
     def targets(self) -> tuple[Target, ...]:
         """The objective, then the constraints."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from inference.whatif.candidates import text_of
 from inference.whatif.confirmation import VIOLATED, compared, optimism
 from inference.whatif.errors import NORMAL_95
@@ -60,7 +62,7 @@ def lines(search: Search, found: Candidates, result: Result) -> list[str]:
     if chosen is None or chosen.number is None:
         return []
     n = chosen.figures[0].values.size
-    said = [_left(search, result)]
+    said = [_left(search, result, found.start.design.trial.n_trials)]
     rejected = sum(not one.holds for one in result.confirmed if one.number is not None)
     if rejected:
         said.append(f"{rejected} of those confirmed violated a constraint on fresh trials")
@@ -79,13 +81,16 @@ def lines(search: Search, found: Candidates, result: Result) -> list[str]:
     return [*said, *_optimism(search, result, chosen), *_at_the_end(search, found.found[chosen.number])]
 
 
-def _left(search: Search, result: Result) -> str:
+def _left(search: Search, result: Result, n_trials: int) -> str:
     """Whom the race left, and what is known of them."""
     last, ties = result.last, result.choice.ties
     cluster = clusters(last.n_trials, result.search_draws)
     if len(ties) > 1:
         rule = "the one closest to the scenario as given" if search.ties == "closest" else "the best by its estimate"
-        text = f"{len(ties)} designs are within error of each other after the search, preferred: {rule}"
+        first, *rest = (last.standings[i].figures[0].values for i in ties)
+        alike = sum(np.array_equal(first, other) for other in rest)
+        same = f" ({1 + alike} of them alike in every trial)" if alike else ""
+        text = f"{len(ties)} designs are within error of each other after the search{same}, preferred: {rule}"
     elif len(last.left) == 1:
         text = "one design is left of the search"
     else:
@@ -99,6 +104,8 @@ def _left(search: Search, result: Result) -> str:
     unknown = sum(s.dropped == BUDGET for s in last.standings)
     if unknown:
         text += f"; {unknown} were left out for want of trials, not known to be worse (budget_trials)"
+    elif len(last.left) > 1 and last.n_trials < search.most_of(n_trials):
+        text += f"; more trials would tell more of them apart (budget_trials = {search.budget_trials})"
     return text
 
 

@@ -319,6 +319,35 @@ def test_workers_find_what_this_process_finds(monkeypatch):
     ]
 
 
+def test_what_cannot_be_told_apart_is_said_to_be(here, capsys):
+    """Levels between two of the p-values that Fisher's test has here: the same decisions, whatever the trials."""
+    (here / "q.toml").write_text(
+        """first_trials = 50
+        [objective]
+        comparison = "a vs b"
+        quantity = "power"
+        aim = "max"
+        [keys]
+        analysis.alpha = [0.0501, 0.0502, 0.0503, 0.02]
+        """
+    )
+    assert main("trial s.toml --search q.toml --out r".split()) == 0
+    out = capsys.readouterr().out
+    assert "3 designs are within error of each other after the search (3 of them alike in every trial)" in out
+    assert "preferred: the one closest to the scenario as given" in out and "chosen: analysis.alpha = 0.0501" in out
+    confirmed = pd.read_csv("r/confirmed.csv")
+    assert list(confirmed["role"]) == ["as given", "chosen", "runner-up", "runner-up"]
+    assert confirmed["power"][1:].nunique() == 1 and "smallest" not in out
+    text = (here / "q.toml").read_text()
+    for budget, said in (
+        (250, "more trials would tell more of them apart"),
+        (300, "2 were left out for want of trials"),
+    ):
+        (here / "q.toml").write_text(f'budget_trials = {budget}\nties = "best"\n{text}')
+        assert main("trial s.toml --search q.toml".split()) == 0
+        assert said in capsys.readouterr().out
+
+
 def test_the_front_is_of_those_that_no_other_beats():
     rng = np.random.default_rng(1)
     points = np.round(rng.uniform(0, 1, (60, 2)), 1)
