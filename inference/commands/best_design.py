@@ -87,7 +87,7 @@ def run(
                 result = best_design(
                     search, found, folder=folder, identity=made_with["search"], progress=progress, tell=say, **options
                 )
-            _write(folder, search, found, result, seed, posterior)
+            _write(folder, search, found, result, again_by(seed, posterior, engine))
             output.write_text(folder / COPY, text)
             write_manifest(folder, "trial", seed, {}, made_with)
     except (KeyboardInterrupt, InputError):
@@ -109,9 +109,17 @@ def number_of_candidates(found: Candidates) -> str:
     return text
 
 
-def _write(folder: Path, search: Search, found: Candidates, result: Result, seed: int, posterior: Path | None) -> None:
-    from inference.plots_search import search_figure
+def again_by(seed: int, posterior: Path | None, engine: str) -> str:
+    """The command that gives the numbers of a confirmation again."""
     from inference.whatif.best_design import fresh
+    from pkpd.devices import AUTOMATIC
+
+    more = "" if posterior is None else f" --posterior {posterior}"
+    return f"pkpd trial best.toml --seed {fresh(seed)}{more}" + ("" if engine == AUTOMATIC else f" --engine {engine}")
+
+
+def _write(folder: Path, search: Search, found: Candidates, result: Result, by: str) -> None:
+    from inference.plots_search import search_figure
     from inference.whatif.search_table import candidate_table, chosen_of, confirmed_table
     from inference.whatif.search_text import best_text
 
@@ -125,7 +133,6 @@ def _write(folder: Path, search: Search, found: Candidates, result: Result, seed
     if chosen is None or result.summary is None:
         return
     output.write_text(folder / "summary.csv", result.summary.to_csv(index=False, float_format=trial.DIGITS))
-    by = f"pkpd trial best.toml --seed {fresh(seed)}" + ("" if posterior is None else f" --posterior {posterior}")
     output.write_text(folder / "best.toml", best_text(search, found, chosen, by))
 
 

@@ -98,7 +98,7 @@ def _left(search: Search, result: Result, n_trials: int) -> str:
     others = [last.standings[i] for i in last.left if i not in ties]
     violating = sum(violation(search, s, cluster) > 0 for s in others)
     if len(others) > violating:
-        text += f"; {len(others) - violating} worse than the best by more than 95% error"
+        text += f"; {len(others) - violating} worse than the best by more than its 95% error"
     if violating:
         text += f"; {violating} violating a constraint by their estimates, within error"
     unknown = sum(s.dropped == BUDGET for s in last.standings)
