@@ -21,11 +21,11 @@ from inference.progress import Progress, silent
 from inference.studies import values_of
 from inference.whatif import characteristics, effects, further, per_trial, runs
 from inference.whatif.calendar import calendar
-from inference.whatif.characteristics import SUMMARY_COLUMNS
 from inference.whatif.counts import Counts, sizes_analysed, stated
 from inference.whatif.decisions import decide
 from inference.whatif.errors import cautious_se, clustered_se, quantile_with_se, wilson
 from inference.whatif.null import under_null
+from inference.whatif.summed import SUMMARY_COLUMNS
 from inference.whatif.two_by_two import p_values
 from pkpd import endpoints, notebook, streaming, trial
 from pkpd.devices import AUTOMATIC, tile_width
@@ -36,6 +36,8 @@ from pkpd.planned import COMPARATOR, PlannedArm, planned_arms
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
+
+EC50 = "receptor_ec50_nM"
 
 __all__ = [
     "SUMMARY_COLUMNS", "Plan", "block_of", "clustered_se", "cohort_table", "courses", "form_of", "number_of",
@@ -60,7 +62,12 @@ def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray)
     A comparator drug keeps its own pharmacology unless the draws hold it, healthy volunteers their production, counts
     and lack of immune clearance, and every arm what its scenario sets.
     """
-    return with_values(a.population, values_of(NEW, a, COMPARATOR, {name: v[rows] for name, v in draws.items()}))
+    values = values_of(NEW, a, COMPARATOR, {name: v[rows] for name, v in draws.items()})
+    if np.ndim(a.ec50_ratio):
+        values[EC50] = values.get(EC50, np.asarray(a.population.typical.receptor_ec50_nM)) * a.ec50_ratio[rows]
+    elif EC50 in values:
+        values[EC50] = values[EC50] * a.ec50_ratio
+    return with_values(a.population, values)
 
 
 def roster(a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int, first: int = 0) -> trial.Roster:
@@ -140,11 +147,11 @@ def run_trial(
     which the same run goes on. scheduler: address of a Dask scheduler whose workers count the trials; the result is
     the same to the bit on machines of one kind.
     """
-    if null:
-        design = under_null(design)
     if design.outcome is not None and posterior is not None:
         raise InputError(f"{design.trial.name}: [outcome] states responses; legal: without --posterior")
     draws = posterior_draws(posterior, min(design.trial.posterior_draws, design.trial.n_trials))
+    if null:
+        design = under_null(design, draws, seed, engine)
     plan, n_draws = Plan(design, draws, seed, engine), number_of(draws)
     with ExitStack() as held:
         if scheduler is None:
@@ -158,11 +165,17 @@ def run_trial(
             keep = checkpoint.begin(folder / CHECKPOINT, runs.identity(plan, kind, null))
         n_trials = design.trial.n_trials
         parts = runs.chunks(n_trials, runs.trials_a_chunk(design, kind["tile_width"]))
-        counts = runs.collect(parts, work, keep, _until(design, n_draws), lambda n: progress("trials", n, n_trials))
+        rows = characteristics.begun(design, n_draws, null)
+        write = None
+        if folder is not None:
+            write = held.enter_context(per_trial.writing(folder / per_trial.FILE, design, n_draws))
+        until = _until(design, n_draws)
+        for counts in runs.consecutive(parts, work, keep, until, lambda n: progress("trials", n, n_trials)):
+            characteristics.add(rows, design, counts)
+            if write is not None:
+                write(counts)
     progress("trials", 1, 1)
-    if folder is not None:
-        per_trial.write(folder / per_trial.FILE, design, counts, n_draws)
-    return characteristics.table(design, counts, n_draws, null)
+    return rows.table()
 
 
 def _until(design: Scenario, n_draws: int) -> runs.Until | None:

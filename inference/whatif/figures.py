@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from inference.whatif.characteristics import TRIAL, Rows, table
+from inference.whatif import characteristics
+from inference.whatif.characteristics import TRIAL
 from inference.whatif.counts import Counts
 from inference.whatif.errors import clustered_se
+from inference.whatif.summed import Coverage, Quantiles, Row, Rows
 from pkpd.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class Figure(NamedTuple):
     """An estimate, and values [trials] whose mean it is: that of a ratio of means is linearised.
 
     share: whether it is a share of trials. Differences of the values of two designs, trial by trial, give the error of
-    the difference of their estimates. se: of a quantile over trials, which no values have for their mean.
+    the difference of their estimates. se: of what is no mean over trials, as a quantile.
     """
 
     estimate: float
@@ -36,45 +38,62 @@ Found = Mapping[tuple[str, str], Figure]  # by comparison (or arm, or the whole 
 
 
 class Kept(Rows):
-    """Rows that keep what every trial adds to them."""
+    """Rows of trials that come all at once, which keep what every trial adds to them."""
 
-    def __init__(self, design: str, n_trials: int, n_draws: int) -> None:
-        super().__init__(design, n_trials, n_draws)
-        self.found: dict[tuple[str, str], Figure] = {}
+    def __init__(self, design: str, n_draws: int, null: bool = False) -> None:
+        super().__init__(design, n_draws, null)
+        self.figures: dict[tuple[str, str], Figure] = {}
 
     def add(self, comparison: str, quantity: str, per_trial: np.ndarray) -> None:
         """See ``Rows``."""
-        super().add(comparison, quantity, per_trial)
         values = per_trial.astype(np.float64)
-        self.found[comparison, quantity] = Figure(float(values.mean()), values, per_trial.dtype == bool)
+        self.figures[comparison, quantity] = Figure(float(values.mean()), values, per_trial.dtype == bool)
 
     def add_mean(self, comparison: str, quantity: str, sums: np.ndarray, numbers: np.ndarray) -> None:
         """See ``Rows``; a ratio of means by the delta method."""
-        super().add_mean(comparison, quantity, sums, numbers)
         total, n = sums.astype(np.float64), numbers.astype(np.float64)
-        if n.sum() == 0:
-            self.found[comparison, quantity] = Figure(np.nan, np.full(len(n), np.nan))
+        if not n.sum() > 0:
+            self.figures[comparison, quantity] = Figure(np.nan, np.full(len(n), np.nan))
             return
         estimate = float(total.sum() / n.sum())
-        self.found[comparison, quantity] = Figure(estimate, estimate + (total - estimate * n) / n.mean())
+        self.figures[comparison, quantity] = Figure(estimate, estimate + (total - estimate * n) / n.mean())
 
     def add_quantiles(self, comparison: str, quantity: str, per_trial: np.ndarray) -> None:
         """See ``Rows``; a quantile has the error of its row."""
-        first = len(self.rows)
-        super().add_quantiles(comparison, quantity, per_trial)
-        for _, _, name, estimate, se, *_ in self.rows[first:]:
-            values = np.full(len(per_trial), estimate, np.float64)
-            self.found[comparison, str(name)] = Figure(float(values[0]), values, se=float(se))  # type: ignore[arg-type]
+        kept = Quantiles()
+        kept.add(per_trial)
+        self._of_rows(comparison, kept.rows(quantity))
+
+    def add_estimate(self, comparison: str, quantity: str, estimate: np.ndarray, finite: np.ndarray) -> None:
+        """See ``Rows``."""
+        if finite.all():
+            self.add_quantiles(comparison, quantity, estimate)
+        else:
+            self.add(comparison, f"{quantity}_estimable", finite)
+        self.add_mean(comparison, quantity, np.where(finite, estimate, 0.0), finite)
+
+    def add_coverage(
+        self, comparison: str, quantity: str, estimate: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> None:
+        """See ``Rows``; it is about the mean of all trials, and has the error of its row."""
+        kept = Coverage(self.n_draws)
+        kept.add(np.zeros(len(estimate), np.int64), estimate, low, high)
+        self._of_rows(comparison, kept.rows(quantity))
+
+    def _of_rows(self, comparison: str, rows: Sequence[Row]) -> None:
+        """Figures whose error is their own, not that of values."""
+        for name, estimate, se, *_ in rows:
+            values = np.full(self.n_trials, estimate, np.float64)
+            self.figures[comparison, str(name)] = Figure(float(values[0]), values, se=float(se))  # type: ignore[arg-type]
 
 
 def figures(design: Scenario, counts: Counts, n_draws: int, null: bool = False) -> Found:
     """Every row of the summary of trials, see ``characteristics.table``; and the patients of any design."""
-    n_trials = len(next(iter(counts.by_arm.values())))
-    rows = Kept(design.trial.name, n_trials, min(n_draws, n_trials))
-    table(design, counts, n_draws, null, rows)
+    rows = Kept(design.trial.name, n_draws, null)
+    characteristics.add(rows, design, counts)
     patients = float(sum(arm.n for arm in design.arms))
-    rows.found.setdefault((TRIAL, "patients"), Figure(patients, np.full(n_trials, patients)))
-    return rows.found
+    rows.figures.setdefault((TRIAL, "patients"), Figure(patients, np.full(rows.n_trials, patients)))
+    return rows.figures
 
 
 def row_of(target: Target, design: Scenario) -> tuple[str, str]:

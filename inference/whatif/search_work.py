@@ -135,6 +135,7 @@ class Simulated:
         self.hypotheses = (False, True) if any(t.null for t in targets) else (False,)
         self.work = by(self._plan)
         self.counts: dict[tuple[int, bool], Counts] = {}
+        self.nulls: dict[int, Scenario] = {}
 
     @property
     def n_draws(self) -> int:
@@ -143,7 +144,9 @@ class Simulated:
 
     def _plan(self, task: Task) -> Plan:
         design = self.designs[task.design]
-        return Plan(under_null(design) if task.null else design, self.draws, self.seed, self.engine)
+        if task.null and task.design not in self.nulls:
+            self.nulls[task.design] = under_null(design, self.draws, self.seed, self.engine)
+        return Plan(self.nulls[task.design] if task.null else design, self.draws, self.seed, self.engine)
 
     def simulate(self, numbers: Sequence[int], n_trials: int, progress: Progress = silent, stage: str = "") -> None:
         """Counts the trials up to ``n_trials`` of the designs of these numbers, as far as they are not there yet."""
