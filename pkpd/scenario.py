@@ -18,6 +18,7 @@ from pkpd.patients import read_patients
 from pkpd.published import Prediction, Published, targets
 from pkpd.scenario_checks import check, check_library
 from pkpd.scenario_tables import Arm, Dropout, Entry, Rescue, Titration, Trial
+from pkpd.screening import Screening
 from pkpd.stages import HOLD, StageRow
 from pkpd.titration import Rule
 from pkpd.tomlfile import apply_settings, read_toml, shown
@@ -38,6 +39,7 @@ class Scenario(Table):
     outcome: Outcome | None = None  # stated in place of simulated patients
     # needed where patients are simulated, else never read
     entry: Entry = Entry(platelets_below_1e9_per_l=30.0)
+    screening: Screening | None = None
     titration: dict[str, Titration] = Field(default_factory=dict)
     rescue: Rescue = Rescue()
     dropout: Dropout = Dropout()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pkpd import outcomes
+from pkpd import outcomes, screening
 from pkpd.analysis import TESTS, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
 from pkpd.stages import active_drug, check_stages, needs_protocol, stages_of
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pkpd.analysis import Analysis, Outcome
     from pkpd.scenario import Scenario
     from pkpd.scenario_tables import Arm
+    from pkpd.screening import Screening
 
 
 def check(scenario: Scenario) -> None:
@@ -43,6 +44,8 @@ def _check_patients(scenario: Scenario) -> None:
     if not scenario.trial.visits_d:
         raise InputError("trial.visits_d is missing")
     check_stages(scenario.stages, scenario.trial.visits_d, scenario.arms)
+    if scenario.screening is not None:
+        _check_screening(scenario, scenario.screening)
     for index, arm in enumerate(scenario.arms, start=1):
         if "drug" not in arm.model_fields_set:
             raise InputError(f"arms[{index}].drug is missing")
@@ -52,6 +55,14 @@ def _check_patients(scenario: Scenario) -> None:
             stages_of(scenario, arm)
         except InputError as error:
             raise InputError(f"arms[{index}] ({arm.name}): {error}") from None
+
+
+def _check_screening(scenario: Scenario, table: Screening) -> None:
+    if scenario.trial.design == "crossover":
+        raise InputError("screening: of parallel groups only; legal: trial.design = 'parallel'")
+    if scenario.accrual and scenario.accrual.screen_failure_share:
+        raise InputError("accrual.screen_failure_share: [screening] says who fails; legal: one of the two")
+    screening.check(table, scenario.entry)
 
 
 def _check_protocol(scenario: Scenario, arm: Arm) -> None:
@@ -67,6 +78,8 @@ def _check_protocol(scenario: Scenario, arm: Arm) -> None:
 
 
 def _check_outcome(scenario: Scenario, outcome: Outcome) -> None:
+    if scenario.screening is not None:
+        raise InputError("screening: [outcome] states responses, there is nobody to screen; legal: one of the two")
     if scenario.stages:
         raise InputError("outcome: [[stages]] need simulated patients; legal: one of the two")
     if scenario.trial.design == "crossover":
@@ -193,3 +206,8 @@ def check_library(scenario: Scenario, where: str) -> None:
                 f"{where}: entry.platelets_below_1e9_per_l = {limit:g}: nobody is eligible, baseline counts start "
                 f"at {lowest:g}; legal: above {lowest:g}"
             )
+        if scenario.screening is not None:
+            try:
+                screening.check_enough_pass(scenario.screening, scenario.entry, library)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None

@@ -8,6 +8,7 @@ from pkpd import titration
 from pkpd.estimands import describe as describe_estimand
 from pkpd.patients import describe as describe_table
 from pkpd.published import targets
+from pkpd.screening import describe as describe_screening
 
 if TYPE_CHECKING:
     from pkpd.analysis import Analysis, Interims
@@ -66,6 +67,7 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
     lines += (
         [describe_table(table, scenario.entry.platelets_below_1e9_per_l)] if (table := scenario.entry.patients) else []
     )
+    lines += [describe_screening(scenario.screening, scenario.entry)] if scenario.screening else []
     for arm in scenario.arms:
         dose = "0 mg" if arm.drug == "placebo" else f"start {arm.start_dose_mg:g} mg"
         rule = f", titration {arm.titration}" if arm.titration else ""
