@@ -36,6 +36,15 @@ class Table(NamedTuple):
     covariates: CovariateRatios
 
 
+class Traits(NamedTuple):
+    """What is known of patients [patients] before they are treated, and whether the drug acts in them."""
+
+    weight_kg: Array
+    baseline_1e9_per_l: Array
+    covariates: CovariateRatios
+    responds: Array
+
+
 def draw(population: Population, keys: Array, baseline_below: Array, table: Table | None = None) -> Patients:
     """Patients [n] from their keys [n]. ``baseline_below``: counts at entry are below this (1e9/L).
 
@@ -43,17 +52,22 @@ def draw(population: Population, keys: Array, baseline_below: Array, table: Tabl
     random effects and the covariates that it lacks.
     """
     dtype = population.typical.clearance_l_per_h.dtype
-    d = population.demography
     z = random.normal(keys, 0, "random_effects", (len(Variability._fields),), dtype)
+    t = traits(population.demography, keys, baseline_below, table, dtype)
+    patients = individuals(population, z, t.weight_kg, t.baseline_1e9_per_l, t.covariates)
+    p = patients.parameters
+    return patients._replace(parameters=p._replace(dimer_efficacy=jnp.where(t.responds, p.dimer_efficacy, 0)))
+
+
+def traits(d: Demography, keys: Array, baseline_below: Array, table: Table | None, dtype: Any) -> Traits:
+    """The traits of patients from their keys; arguments as of ``draw``."""
     w = weight(d, random.normal(keys, 0, "weight", dtype=dtype))
     P0 = baseline(d, random.uniform(keys, 0, "baseline", dtype=dtype), baseline_below)
     u = random.uniform(keys, 0, "covariates", (len(CovariateRatios._fields) + 1,), dtype)
     has, responds = indicators(d, u[:-1]), u[-1] >= d.non_responder_share
     if table is not None:
         w, P0, has = of_rows(table, random.uniform(keys, 0, "table_row"), has, dtype)
-    patients = individuals(population, z, w, P0, has)
-    p = patients.parameters
-    return patients._replace(parameters=p._replace(dimer_efficacy=jnp.where(responds, p.dimer_efficacy, 0)))
+    return Traits(w, P0, has, responds)
 
 
 def of_rows(table: Table, u: Array, drawn: CovariateRatios, dtype: Any) -> tuple[Array, Array, CovariateRatios]:
