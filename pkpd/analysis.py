@@ -12,16 +12,21 @@ from pydantic import Field, field_validator, model_validator
 from pkpd.adaptation import DropLosers, Reestimate, check_adaptation
 from pkpd.errors import InputError, nearest
 from pkpd.estimands import Estimand
+from pkpd.strata import StrataOrSame
 from pkpd.tomlfile import shown
 from pkpd.validated import MAX_DAY, List, Table, Text
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Covariate = Literal[
+    "log_baseline", "female", "splenectomy", "corticosteroid", "east_asian", "hepatic_impairment",
+]  # fmt: skip
 WITH_PARAMETER = {"power-family": "rho, above 0", "hwang-shih-decani": "gamma"}
 # What each test is of: kinds of endpoints as in ``pkpd.outcomes``.
 TESTS = {
     "cochran-mantel-haenszel": "binary", "fisher": "binary", "risk-difference": "binary", "bayesian": "binary",
     "logistic": "binary", "log-rank": "time", "cox": "time", "ancova": "value", "mmrm": "repeated",
 }  # fmt: skip
+REGRESSIONS = ("logistic", "cox", "ancova", "mmrm")
 ROUNDING = 1e-9  # of weights that should add to 1
 
 
@@ -38,26 +43,6 @@ class Outcome(Table):
     def _one_of_both(self) -> Outcome:
         if bool(self.response_probability) == bool(self.response_profile):
             raise InputError("one of response_probability and response_profile is needed, with a value for each arm")
-        return self
-
-
-class Strata(Table):
-    """Limits of baseline count (1e9/L) and weight (kg) that divide patients into strata; a limit is of the upper."""
-
-    baseline_1e9_per_l: List[float] = ()
-    weight_kg: List[float] = ()
-
-    @field_validator("baseline_1e9_per_l", "weight_kg")
-    @classmethod
-    def _increasing(cls, limits: tuple[float, ...]) -> tuple[float, ...]:
-        if not limits or any(second <= first for first, second in itertools.pairwise((0.0, *limits))):
-            raise ValueError("limits that increase from above 0")
-        return limits
-
-    @model_validator(mode="after")
-    def _any(self) -> Strata:
-        if not self.model_fields_set:
-            raise InputError("no strata; legal: baseline_1e9_per_l, weight_kg")
         return self
 
 
@@ -79,9 +64,10 @@ class Analysis(Table):
     """The test of each arm against the control.
 
     until_d: last visit day that the endpoint may use; without it that of the landmark. strata: the test is stratified
-    by them (logistic, ancova, mmrm: an intercept each). covariates: log_baseline adjusts a logistic or Cox regression;
-    ancova and mmrm always do. estimand: see ``pkpd.estimands``. logistic: likelihood-ratio test. cox: Wald, ties after
-    Efron. mmrm: the contrast at the last visit, unstructured covariance, REML.
+    by them (logistic, ancova, mmrm: an intercept each); "as randomised": those of ``[randomisation]``. covariates: of a
+    logistic or Cox regression, ancova or mmrm; the latter two always have log_baseline. estimand: see
+    ``pkpd.estimands``. logistic: likelihood-ratio test. cox: Wald, ties after Efron. mmrm: the contrast at the last
+    visit, unstructured covariance, REML.
     margin: the difference of response probabilities that has to be exceeded: negative for non-inferiority.
     threshold: the posterior probability of that above which a Bayesian analysis decides for the arm.
     interval: of the risk difference, with two-sided ``confidence``.
@@ -94,8 +80,8 @@ class Analysis(Table):
     ]  # fmt: skip
     control: Text
     until_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
-    strata: Strata | None = None
-    covariates: List[Literal["log_baseline"]] = ()
+    strata: StrataOrSame | None = None
+    covariates: List[Covariate] = ()
     estimand: Estimand = Estimand()
     sided: Literal[1, 2] = 2
     alpha: float = Field(default=0.05, gt=0, lt=1)
@@ -144,10 +130,11 @@ class Analysis(Table):
         """What only some tests can do."""
         if self.strata and self.test in ("fisher", "bayesian"):
             raise InputError(f"strata: test = {self.test!r} has none; legal: 'cochran-mantel-haenszel' and others")
-        if self.covariates and self.test not in ("logistic", "cox"):
-            raise InputError(
-                f"covariates: test = {self.test!r} has none, or always the log baseline; legal: 'logistic' or 'cox'"
-            )
+        if self.covariates and self.test not in REGRESSIONS:
+            legal = ", ".join(map(repr, REGRESSIONS))
+            raise InputError(f"covariates: test = {self.test!r} has none; legal: test = {legal}")
+        if len(set(self.covariates)) < len(self.covariates):
+            raise InputError(f"covariates = {shown(list(self.covariates))}: one is named twice; legal: each once")
         if "interval" in self.model_fields_set and self.by_patient:
             raise InputError(
                 f"interval = {self.interval!r} is of a risk difference without strata or imputation; here the interval "

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pkpd.parameters import Library, Population, load_library, with_values
+from pkpd.randomisation import Allocation, allocations
 from pkpd.stages import active_drug, protocol_of
 from pkpd.trial import Arm
 
@@ -29,7 +30,8 @@ class PlannedArm(NamedTuple):
     """One arm ready to simulate.
 
     first_patient: numbers run on across the arms of parallel groups; of a crossover each arm has the same. fixed: names
-    of population parameters that the scenario sets, so that no posterior replaces them.
+    of population parameters that the scenario sets, so that no posterior replaces them. allocation: which of the
+    trial's patients are the arm's own where they are randomised in blocks; None: those from first_patient on.
     """
 
     name: str
@@ -40,6 +42,7 @@ class PlannedArm(NamedTuple):
     arm: Arm
     disease: str = "itp"
     fixed: tuple[str, ...] = ()
+    allocation: Allocation | None = None
 
 
 def first_patients(scenario: Scenario, sizes: Sequence[int]) -> list[int]:
@@ -61,7 +64,9 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
     scenario.need_patients()
     arms: list[PlannedArm] = []
     disease, crossover = scenario.entry.disease, scenario.trial.design == "crossover"
-    firsts = first_patients(scenario, [a.n for a in scenario.arms])
+    sizes = [a.n for a in scenario.arms]
+    firsts = first_patients(scenario, sizes)
+    own_patients = allocations(scenario.randomisation, sizes)
     table = scenario.entry.table()
     for period, (a, first) in enumerate(zip(scenario.arms, firsts, strict=True)):
         taken = active_drug(scenario, a)
@@ -88,5 +93,6 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
         )
-        arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed))))
+        names = tuple(sorted(fixed))
+        arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, names, own_patients[period]))
     return arms

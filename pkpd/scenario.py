@@ -16,9 +16,11 @@ from pkpd.analysis import Analysis, Interims, Outcome
 from pkpd.errors import InputError, nearest
 from pkpd.patients import read_patients
 from pkpd.published import Prediction, Published, targets
+from pkpd.randomisation import Randomisation
 from pkpd.scenario_checks import check, check_library
 from pkpd.scenario_tables import Arm, Dropout, Entry, Rescue, Titration, Trial
 from pkpd.stages import HOLD, StageRow
+from pkpd.strata import AS_RANDOMISED
 from pkpd.titration import Rule
 from pkpd.tomlfile import apply_settings, read_toml, shown
 from pkpd.validated import List, Table, validate
@@ -42,6 +44,7 @@ class Scenario(Table):
     rescue: Rescue = Rescue()
     dropout: Dropout = Dropout()
     parameters: dict[str, float] = Field(default_factory=dict)  # library values to replace by name, in every arm
+    randomisation: Randomisation | None = None  # within strata; without it arms have their patients by number
     analysis: Analysis | None = None
     interims: Interims | None = None
     accrual: Accrual | None = None
@@ -63,6 +66,10 @@ class Scenario(Table):
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
         check(self)
+        if self.analysis and self.analysis.strata == AS_RANDOMISED:
+            assert self.randomisation is not None
+            same = {"strata": self.randomisation.strata}
+            object.__setattr__(self, "analysis", self.analysis.model_copy(update=same))
         return self
 
     @property

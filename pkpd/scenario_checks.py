@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from pkpd import outcomes
 from pkpd.analysis import TESTS, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
+from pkpd.randomisation import check_randomisation
 from pkpd.stages import active_drug, check_stages, needs_protocol, stages_of
+from pkpd.strata import AS_RANDOMISED
 from pkpd.tomlfile import shown
 
 if TYPE_CHECKING:
     from pkpd.accrual import Accrual
     from pkpd.analysis import Analysis, Outcome
+    from pkpd.randomisation import Randomisation
     from pkpd.scenario import Scenario
     from pkpd.scenario_tables import Arm
 
@@ -27,7 +30,10 @@ def check(scenario: Scenario) -> None:
         _check_outcome(scenario, scenario.outcome)
     else:
         _check_patients(scenario)
+    if scenario.randomisation:
+        _check_randomisation(scenario, scenario.randomisation)
     if scenario.analysis:
+        check_same_strata(scenario, scenario.analysis, "analysis")
         _check_analysis(scenario, scenario.analysis)
     if scenario.interims:
         check_interims(scenario.interims, scenario.analysis, {arm.name: arm.n for arm in scenario.arms})
@@ -64,6 +70,26 @@ def _check_protocol(scenario: Scenario, arm: Arm) -> None:
         )
     if arm.loading_dose_mg is not None and arm.drug == "placebo":
         raise InputError("loading_dose_mg: placebo has no dose; legal: an arm with a drug")
+
+
+def _check_randomisation(scenario: Scenario, randomisation: Randomisation) -> None:
+    if scenario.outcome is not None:
+        raise InputError("randomisation: stated outcomes have no patients; legal: without it, or without [outcome]")
+    if scenario.trial.design == "crossover":
+        raise InputError("randomisation: a crossover has all patients in all arms; legal: trial.design = 'parallel'")
+    try:
+        check_randomisation(randomisation, [arm.n for arm in scenario.arms])
+    except InputError as error:
+        raise InputError(f"randomisation: {error}") from None
+
+
+def check_same_strata(scenario: Scenario, tested: Analysis, where: str) -> None:
+    """InputError where an analysis takes the strata of a randomisation that has none."""
+    if tested.strata == AS_RANDOMISED and (scenario.randomisation is None or scenario.randomisation.strata is None):
+        raise InputError(
+            f"{where}.strata = {AS_RANDOMISED!r}: [randomisation] has no strata; "
+            "legal: with randomisation.strata, or a table of strata here"
+        )
 
 
 def _check_outcome(scenario: Scenario, outcome: Outcome) -> None:

@@ -8,9 +8,12 @@ from pkpd import titration
 from pkpd.estimands import describe as describe_estimand
 from pkpd.patients import describe as describe_table
 from pkpd.published import targets
+from pkpd.strata import Strata
+from pkpd.strata import described as strata_in_words
 
 if TYPE_CHECKING:
     from pkpd.analysis import Analysis, Interims
+    from pkpd.randomisation import Randomisation
     from pkpd.scenario import Arm, Scenario
     from pkpd.stages import StageArm
 
@@ -35,6 +38,8 @@ def describe(scenario: Scenario) -> str:
         ramp = f", reached over {a.ramp_weeks:g} weeks" if a.ramp_weeks else ""
         failures = f", {100 * a.screen_failure_share:g}% of the screened fail" if a.screen_failure_share else ""
         lines.append(f"Accrual: {a.patients_per_week:g} patients randomised a week{ramp}{failures}")
+    if scenario.randomisation:
+        lines.append(f"Randomisation: {_randomisation(scenario, scenario.randomisation)}")
     if scenario.analysis:
         lines += _analysis(scenario, scenario.analysis)
     for target in targets(scenario):
@@ -45,6 +50,13 @@ def describe(scenario: Scenario) -> str:
     draws = "" if scenario.outcome else f", {trial.posterior_draws} posterior draws"
     lines.append(f"Simulated: {until}{trial.n_trials} trials{draws}")
     return "\n".join(lines)
+
+
+def _randomisation(scenario: Scenario, r: Randomisation) -> str:
+    """How patients come to their arms."""
+    ratio = ":".join(map(str, r.ratio_of([arm.n for arm in scenario.arms])))
+    within = f" within strata of {', '.join(strata_in_words(r.strata))}" if r.strata else ""
+    return f"{ratio}, permuted blocks of {r.block}{within}"
 
 
 def _arms_and_outcome(scenario: Scenario) -> list[str]:
@@ -145,9 +157,7 @@ def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
     if test.margin or test.test == "bayesian":
         kind = "" if test.margin >= 0 else f" (non-inferiority, margin {-test.margin:g})"
         lines.append(f"Aim: a difference to {test.control} above {test.margin:g}{kind}")
-    strata = test.strata
-    for limits, what in ((strata.baseline_1e9_per_l, "baseline count"), (strata.weight_kg, "weight")) if strata else ():
-        lines += [f"Strata: {what} below and from {', '.join(f'{x:g}' for x in limits)}"] if limits else []
+    lines += [f"Strata: {line}" for line in strata_in_words(test.strata)] if isinstance(test.strata, Strata) else []
     lines += [f"Covariates: {', '.join(test.covariates)}"] if test.covariates else []
     lines += [f"Endpoint until day {test.until_d}"] if test.until_d else []
     if not scenario.outcome:

@@ -26,7 +26,7 @@ from pkpd.engine import derivatives, grid
 from pkpd.engine.grid import DAYS_A_WEEK
 from pkpd.engine.solver import solver
 from pkpd.model import DYNAMIC, Form
-from pkpd.parameters import CovariateRatios, Parameters, Population
+from pkpd.parameters import Parameters, Population
 from pkpd.protocol import Protocol
 
 NO_DERIVATIVE = (
@@ -69,9 +69,9 @@ class Visits(NamedTuple):
 
     dose_mg, interrupted, stopped, cmax, auc: of the interval that ends at the visit. rescued: True from the visit of
     the rescue on. dropped: True from the first visit after the patient left on, with observed counts NaN. trough: at
-    the visit. The fields after ``failed``, but for the last, are those of an arm with a protocol: day on which the visit takes place,
-    whether it was missed, index of the stage that ends with it, dose taken since the last visit in all, whether the
-    patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment.
+    the visit. The fields after ``failed``, but for the last, are those of an arm with a protocol: day on which the
+    visit takes place, whether it was missed, index of the stage that ends with it, dose taken since the last visit in
+    all, whether the patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment.
     """
 
     platelets_true: Array
@@ -96,7 +96,7 @@ class Visits(NamedTuple):
     relapsed: Array | None = None
     reason: Array | None = None
     segment_mg: Array | None = None  # [segments, patients]
-    covariates: CovariateRatios | None = None  # 1 where the patient has it, each [patients]
+    covariates: Any = None  # CovariateRatios, 1 where the patient has it, each [patients]
 
 
 def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
@@ -214,7 +214,7 @@ def course(
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
     own = (omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed)
-    return Visits(*seen, *own, covariates=patients.covariates)
+    return Visits(*(*seen, *own))._replace(covariates=patients.covariates)
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine"))

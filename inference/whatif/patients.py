@@ -72,7 +72,7 @@ def _of_arm(
 ) -> Iterator[pd.DataFrame]:
     from inference.trials import courses, roster
 
-    people, key = roster(a, draws, chunk.n, chunk.first), random.root(seed)
+    people, key = roster(a, draws, chunk.n, chunk.first, seed), random.root(seed)
     rows = np.arange(tile_width(engine))
     for draw, number, v in courses(design, a, draws, chunk.n, seed, engine, chunk.first):
         population, *numbers = people.who(np.minimum(rows, people.n - 1))  # of one length, so that it compiles once
