@@ -165,8 +165,8 @@ def course(
     if arm.protocol is not None:
         from pkpd import staged
 
-        seen = staged.course(patients, arm, keys, days, n_weeks, form, steps, engine)
-        return seen._replace(covariates=patients.covariates)
+        visits = staged.course(patients, arm, keys, days, n_weeks, form, steps, engine)
+        return visits._replace(covariates=patients.covariates)
     p, noise = fed(patients.parameters, arm), patients.noise
     dtype = p.clearance_l_per_h.dtype
     move = solver(engine, p, form, steps)
@@ -213,8 +213,8 @@ def course(
     _, seen = lax.scan(visit, loop, (before, days, z, *chances))
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
-    own = (omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed)
-    return Visits(*(*seen, *own))._replace(covariates=patients.covariates)
+    visits = Visits(*(*seen, omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed))
+    return visits._replace(covariates=patients.covariates)
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine"))
