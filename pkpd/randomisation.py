@@ -59,10 +59,10 @@ def check_randomisation(r: Randomisation, sizes: Sequence[int]) -> None:
         if len(r.ratio) != len(sizes) or min(r.ratio) < 1:
             raise InputError(f"{given}; legal: a whole number above 0 for each of {len(sizes)} arms")
         for n, share in zip(sizes, r.ratio, strict=True):
-            if abs(n - total * share / sum(r.ratio)) >= r.block:
+            if abs(n - total * share / sum(r.ratio)) > r.block / 2:
                 raise InputError(
                     f"{given} makes {total * share / sum(r.ratio):.4g} of {total} patients where an arm has {n}; "
-                    f"legal: a ratio that sizes of {', '.join(map(str, sizes))} are within a block of"
+                    f"legal: a ratio that sizes of {', '.join(map(str, sizes))} are within half a block of"
                 )
     ratio = r.ratio_of(sizes)
     if r.block % sum(ratio):

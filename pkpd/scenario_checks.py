@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pkpd import outcomes
 from pkpd.analysis import TESTS, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
+from pkpd.patients import COVARIATES, PatientTable, eligible
 from pkpd.randomisation import check_randomisation
 from pkpd.stages import active_drug, check_stages, needs_protocol, stages_of
-from pkpd.strata import AS_RANDOMISED
+from pkpd.strata import AS_RANDOMISED, Strata
 from pkpd.tomlfile import shown
 
 if TYPE_CHECKING:
     from pkpd.accrual import Accrual
     from pkpd.analysis import Analysis, Outcome
+    from pkpd.parameters import Library
     from pkpd.randomisation import Randomisation
     from pkpd.scenario import Scenario
     from pkpd.scenario_tables import Arm
@@ -219,3 +223,34 @@ def check_library(scenario: Scenario, where: str) -> None:
                 f"{where}: entry.platelets_below_1e9_per_l = {limit:g}: nobody is eligible, baseline counts start "
                 f"at {lowest:g}; legal: above {lowest:g}"
             )
+        _check_covariates(scenario, library, where)
+
+
+def _check_covariates(scenario: Scenario, library: Library, where: str) -> None:
+    """InputError where strata or a regression name a covariate in which all patients of the trial are alike."""
+    used: list[tuple[str, tuple[str, ...]]] = []
+    if scenario.randomisation and scenario.randomisation.strata:
+        used.append(("randomisation.strata", scenario.randomisation.strata.covariates))
+    if scenario.analysis:
+        strata = scenario.analysis.strata
+        used.append(("analysis.strata", strata.covariates if isinstance(strata, Strata) else ()))
+        used.append(("analysis.covariates", tuple(n for n in scenario.analysis.covariates if n in COVARIATES)))
+    table = eligible_patients(scenario)
+    for key, names in used:
+        for name in names:
+            share = library.value(f"{name}_share")
+            said = f"{name}_share = {share:g}"
+            if table is not None and name in table.covariates:
+                share = float(np.mean(table.covariates[name]))
+                said = f"column {name} of entry.patients is {share:g} throughout"
+            if share in (0, 1):
+                raise InputError(
+                    f"{where}: {key}: {name}: {said}, so all patients are alike; "
+                    f"legal: parameters.{name}_share between 0 and 1, or a column of entry.patients with both"
+                )
+
+
+def eligible_patients(scenario: Scenario) -> PatientTable | None:
+    """Those of the user's table, if there is one, whom the trial may take."""
+    entry = scenario.entry
+    return None if entry.patients is None else eligible(entry.patients, entry.platelets_below_1e9_per_l)
