@@ -67,12 +67,8 @@ def numbers_of(a: PlannedArm, draws: Mapping[str, np.ndarray], seed: int) -> ran
     """A function of trials and places in an arm that gives the numbers its patients have in their trial."""
     if a.allocation is None:
         return lambda number, place: a.first_patient + place
-    of_demography = {name: values for name, values in draws.items() if name in Demography._fields}
-
-    def demography(draw: np.ndarray) -> Demography:
-        return with_draws(a, of_demography, draw).demography
-
-    return randomisation.numbering(a.allocation, demography, number_of(draws), seed, a.arm.baseline_below, a.arm.table)
+    needed = {name: values for name, values in draws.items() if name in Demography._fields}
+    return randomisation.numbering(a.allocation, partial(with_draws, a, needed), a.arm, number_of(draws), seed)
 
 
 def roster(

@@ -36,6 +36,14 @@ class Table(NamedTuple):
     covariates: CovariateRatios
 
 
+class Limits(NamedTuple):
+    """Of simulated patients who may enter, beside the limit of the count: from, and below; None for no limit."""
+
+    baseline_from: Any = None
+    weight_from: Any = None
+    weight_below: Any = None
+
+
 class Traits(NamedTuple):
     """What is known of patients [patients] before they are treated, and whether the drug acts in them."""
 
@@ -45,23 +53,39 @@ class Traits(NamedTuple):
     responds: Array
 
 
-def draw(population: Population, keys: Array, baseline_below: Array, table: Table | None = None) -> Patients:
-    """Patients [n] from their keys [n]. ``baseline_below``: counts at entry are below this (1e9/L).
+def draw(
+    population: Population,
+    keys: Array,
+    baseline_below: Array,
+    table: Table | None = None,
+    limits: Limits | None = None,
+) -> Patients:
+    """Patients [n] from their keys [n]. ``baseline_below``: counts at entry are below this (1e9/L). ``limits``: what
+    else decides who enters; patients are drawn from the law of those.
 
     With a ``table`` (whose counts are below that) each patient is one of its rows, drawn with replacement, but for the
     random effects and the covariates that it lacks.
     """
     dtype = population.typical.clearance_l_per_h.dtype
     z = random.normal(keys, 0, "random_effects", (len(Variability._fields),), dtype)
-    t = traits(population.demography, keys, baseline_below, table, dtype)
+    t = traits(population.demography, keys, baseline_below, dtype, table, limits)
     patients = individuals(population, z, t.weight_kg, t.baseline_1e9_per_l, t.covariates)
     p = patients.parameters
     return patients._replace(parameters=p._replace(dimer_efficacy=jnp.where(t.responds, p.dimer_efficacy, 0)))
 
 
-def traits(d: Demography, keys: Array, baseline_below: Array, table: Table | None, dtype: Any) -> Traits:
+def traits(
+    d: Demography, keys: Array, baseline_below: Array, dtype: Any, table: Table | None, limits: Limits | None
+) -> Traits:
     """The traits of patients from their keys; arguments as of ``draw``."""
-    w = weight(d, random.normal(keys, 0, "weight", dtype=dtype))
+    limits = limits or Limits()
+    if limits.weight_from is None and limits.weight_below is None:
+        w = weight(d, random.normal(keys, 0, "weight", dtype=dtype))
+    else:
+        w = weight_within(d, random.uniform(keys, 0, "weight", dtype=dtype), limits.weight_from, limits.weight_below)
+    if limits.baseline_from is not None:
+        least = jnp.asarray(limits.baseline_from, dtype)
+        d = d._replace(baseline_min_1e9_per_l=jnp.maximum(d.baseline_min_1e9_per_l, least))
     P0 = baseline(d, random.uniform(keys, 0, "baseline", dtype=dtype), baseline_below)
     u = random.uniform(keys, 0, "covariates", (len(CovariateRatios._fields) + 1,), dtype)
     has, responds = indicators(d, u[:-1]), u[-1] >= d.non_responder_share
@@ -85,6 +109,31 @@ def of_rows(table: Table, u: Array, drawn: CovariateRatios, dtype: Any) -> tuple
 def weight(d: Demography, z: Array) -> Array:
     """Body weight (kg): log-normal, clipped to the range of the demography."""
     return jnp.clip(d.weight_median_kg * jnp.exp(d.weight_log_sd * z), d.weight_min_kg, d.weight_max_kg)
+
+
+def weight_within(d: Demography, u: Array, low: Any, below: Any) -> Array:
+    """The weights of ``weight`` that are from ``low`` and ``below`` (None for no limit), by inversion of a uniform.
+
+    A limit beyond the range to which weights are clipped does not bind.
+    """
+    low = jnp.asarray(0 if low is None else low, u.dtype)
+    below = jnp.asarray(jnp.inf if below is None else below, u.dtype)
+    sd = jnp.maximum(d.weight_log_sd, 1e-6)  # all alike: any limit lets in all or none
+    z_low = jnp.where(low <= d.weight_min_kg, -jnp.inf, jnp.log(low / d.weight_median_kg) / sd)
+    z_below = jnp.where(below > d.weight_max_kg, jnp.inf, jnp.log(below / d.weight_median_kg) / sd)
+    w = d.weight_median_kg * jnp.exp(d.weight_log_sd * truncated_normal(u, z_low, z_below))
+    least = jnp.maximum(low, d.weight_min_kg)
+    return jnp.clip(w, least, jnp.minimum(d.weight_max_kg, jnp.nextafter(below, jnp.zeros_like(below))))
+
+
+def truncated_normal(u: Array, low: Array, high: Array) -> Array:
+    """Standard normals between limits, increasing in uniforms u; by the tail in which more digits are left."""
+    inside = u + 2.0**-24  # never 0 or 1: a uniform has 23 bits
+    upper = low > 0
+    a, b = jnp.where(upper, -high, low), jnp.where(upper, -low, high)
+    share = jnp.where(upper, 1 - inside, inside)
+    z = ndtri(ndtr(a) + share * (ndtr(b) - ndtr(a)))
+    return jnp.where(upper, -z, z)
 
 
 def baseline(d: Demography, u: Array, below: Array) -> Array:

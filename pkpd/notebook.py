@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from pkpd.parameters import Demography, Library
+    from pkpd.parameters import Library, Population
     from pkpd.scenario import Scenario
 
 HOURS_A_DAY = 24
@@ -82,14 +82,13 @@ def _numbers(
         if allocation is None:
             found.append(range(first, first + n))
             continue
-        library = partial(_demography, arm)
-        of = numbering(allocation, library, 1, seed, arm.arm.baseline_below, arm.arm.table)
+        of = numbering(allocation, partial(_population, arm), arm.arm, 1, seed)
         found.append(of(np.zeros(n, int), np.arange(n)))
     return found
 
 
-def _demography(arm: PlannedArm, draw: np.ndarray) -> Demography:
-    return arm.population.demography
+def _population(arm: PlannedArm, draw: np.ndarray) -> Population:
+    return arm.population
 
 
 def endpoint_table(dataset: xr.Dataset) -> pd.DataFrame:

@@ -7,9 +7,9 @@ or 1) as are known. Covariates without a column, and all random effects, are dra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -90,17 +90,52 @@ def _yes_or_no(text: str) -> int | None:
     return {"0": 0, "1": 1}.get(text)
 
 
-def eligible(table: PatientTable, platelets_below_1e9_per_l: float) -> PatientTable:
-    """The patients whose baseline count lies below the limit, in single precision as the engine compares it.
-
-    InputError where there are none.
+class Conditions(NamedTuple):
+    """Who may enter. ranges: by column the least value and the one it has to be below, None for no limit. has: whether
+    patients have a covariate, by its name.
     """
-    baseline = np.asarray(table.baseline_1e9_per_l, np.float32)
-    rows = np.flatnonzero(baseline < np.float32(platelets_below_1e9_per_l))
+
+    ranges: Mapping[str, tuple[float | None, float | None]]
+    has: Mapping[str, bool]
+
+
+WORDS = {"baseline_1e9_per_l": ("platelets", " x 10^9/L"), "weight_kg": ("weight", " kg")}
+
+
+def in_words(conditions: Conditions) -> list[str]:
+    """Each condition in words."""
+    found = []
+    for name, (low, below) in conditions.ranges.items():
+        what, unit = WORDS[name]
+        limits = [f"{word} {x:g}" for word, x in (("from", low), ("below", below)) if x is not None]
+        found += [f"{what} {' to '.join(limits)}{unit}"] if limits else []
+    names = {name: name.replace("_", " ") for name in conditions.has}
+    return found + [names[name] if wanted else f"no {names[name]}" for name, wanted in conditions.has.items()]
+
+
+def _meet(table: PatientTable, conditions: Conditions) -> dict[str, np.ndarray]:
+    """Whether each row meets each condition that is of a column of the table, by its words."""
+    found: dict[str, np.ndarray] = {}
+    for name, (low, below) in conditions.ranges.items():
+        values = np.asarray(getattr(table, name), np.float32)  # in single precision as the engine compares them
+        one = Conditions({name: (low, below)}, {})
+        inside = np.ones(len(values), bool) if low is None else values >= np.float32(low)
+        found |= dict.fromkeys(in_words(one), inside if below is None else inside & (values < np.float32(below)))
+    for name, wanted in conditions.has.items():
+        if name in table.covariates:
+            found |= dict.fromkeys(in_words(Conditions({}, {name: wanted})), np.equal(table.covariates[name], wanted))
+    return found
+
+
+def eligible(table: PatientTable, conditions: Conditions) -> PatientTable:
+    """The patients who meet the conditions on the columns that the table has; InputError where there are none."""
+    meets = _meet(table, conditions)
+    rows = np.flatnonzero(np.all(list(meets.values()), axis=0))
     if not len(rows):
+        each = ", ".join(f"{words} ({int(inside.sum())})" for words, inside in meets.items())
         raise InputError(
             f"patients = {shown(table.file)}: none of {table.rows} patients is eligible, the lowest baseline count is "
-            f"{min(table.baseline_1e9_per_l):g}; legal: one at least below {platelets_below_1e9_per_l:g}"
+            f"{min(table.baseline_1e9_per_l):g}; who meet each condition: {each}; legal: one at least who meets all"
         )
     return table.model_copy(
         update={
@@ -123,9 +158,9 @@ def as_arrays(table: PatientTable) -> cohort.Table:
     return cohort.Table(column(table.baseline_1e9_per_l), column(table.weight_kg), has)
 
 
-def describe(table: PatientTable, platelets_below_1e9_per_l: float) -> str:
+def describe(table: PatientTable, conditions: Conditions) -> str:
     """Who of the table is drawn, on one line."""
-    used = eligible(table, platelets_below_1e9_per_l)
+    used = eligible(table, conditions)
     left_out = table.rows - used.rows
     also = "".join(f", {100 * np.mean(column):.3g}% {name}" for name, column in used.covariates.items())
     middle = (

@@ -74,8 +74,9 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
         own = library
         if own is None or (own.drug, own.disease) != (drug, disease):
             own = load_library(drug, disease)
-        fixed = set(scenario.parameters)
-        population = with_values(own.population(dtype), scenario.parameters)
+        asked = {**scenario.parameters, **scenario.entry.shares}
+        fixed = set(asked)
+        population = with_values(own.population(dtype), asked)
         if not scenario.rescue.enabled:
             population = with_values(population, {"rescue_max_probability_per_week": 0.0})
             fixed.add("rescue_max_probability_per_week")
@@ -92,6 +93,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             period=np.uint32(period) if crossover else None,
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
+            limits=scenario.entry.limits(),
         )
         names = tuple(sorted(fixed))
         arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, names, own_patients[period]))

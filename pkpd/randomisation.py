@@ -17,15 +17,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
 from pkpd import cohort, random
 from pkpd.errors import InputError
-from pkpd.parameters import CovariateRatios, Demography
+from pkpd.parameters import CovariateRatios, Population
 from pkpd.strata import Strata, stratum_of
 from pkpd.tomlfile import shown
+from pkpd.trial import Arm
 from pkpd.validated import List, Table
 
 TILE = 2**16  # patients whose traits are drawn at once
@@ -120,29 +120,30 @@ def allocate(stratum: np.ndarray, u: np.ndarray, turn: np.ndarray, sizes: Sequen
 
 
 @partial(jax.jit, static_argnames="strata")
-def _traits(
-    d: Demography, key: Any, draw: Any, trial: Any, patient: Any, below: Any, table: cohort.Table | None, strata: bool
+def _known(
+    population: Population, entrance: tuple[Any, ...], key: Any, draw: Any, trial: Any, patient: Any, strata: bool
 ) -> tuple[dict[str, Any], Any]:
     """What strata may be formed by, and two uniforms [2, patients] for the allocation."""
     keys = random.patient_keys(key, draw, trial, patient)
     found: dict[str, Any] = {}
-    if strata:
-        t = cohort.traits(d, keys, below, table, jnp.float32)
+    if strata:  # the compiler leaves out what is not read of the patients
+        who = cohort.draw(population, keys, *entrance)
         names = (name.removesuffix("_clearance_ratio") for name in CovariateRatios._fields)
-        found = {"baseline_1e9_per_l": t.baseline_1e9_per_l, "weight_kg": t.weight_kg}
-        found |= dict(zip(names, t.covariates, strict=True))
+        found = {"baseline_1e9_per_l": who.parameters.baseline_platelets_1e9_per_l, "weight_kg": who.weight_kg}
+        found |= dict(zip(names, who.covariates, strict=True))
     return found, random.uniform(keys, 0, "allocation", (2,))
 
 
 def numbering(
-    a: Allocation, demography: Callable[[np.ndarray], Demography], n_draws: int, seed: int, below: Any,
-    table: cohort.Table | None,
-) -> Numbers:  # fmt: skip
+    a: Allocation, population: Callable[[np.ndarray], Population], arm: Arm, n_draws: int, seed: int
+) -> Numbers:
     """A function of trials (numbered over all draws) and places in the arm, both [..], that gives patient numbers.
 
-    demography: of the draws [patients]. The trials are made block by block; the last block is kept, as callers ask for
-    one after the other.
+    population: of the draws [patients]; arm: what decides who enters. Both are of any arm: before they are randomised
+    patients are of none. The trials are made block by block; the last block is kept, as callers ask for one after the
+    other.
     """
+    entrance = (np.float32(arm.baseline_below), arm.table, arm.limits)
     key, N = random.root(seed), sum(a.sizes)
     together = max(1, TILE // N)
     last: dict[int, np.ndarray] = {}
@@ -153,9 +154,9 @@ def numbering(
         for start in range(0, len(number), TILE):
             rows = np.minimum(np.arange(start, start + TILE), len(number) - 1)  # of one length, so it compiles once
             draw, trial = number[rows] % n_draws, number[rows] // n_draws
-            d = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), demography(draw))
+            own = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), population(draw))
             who = (x.astype(np.int32) for x in (draw, trial, patient[rows]))
-            traits, pair = jax.device_get(_traits(d, key, *who, np.float32(below), table, a.strata is not None))
+            traits, pair = jax.device_get(_known(own, entrance, key, *who, a.strata is not None))
             there = len(number) - start
             strata.append(stratum_of(a.strata, traits)[:there] if a.strata else np.zeros(min(there, TILE), np.int64))
             u.append(pair[:, :there])

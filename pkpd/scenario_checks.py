@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +11,8 @@ import numpy as np
 from pkpd import outcomes
 from pkpd.analysis import TESTS, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
-from pkpd.patients import COVARIATES, PatientTable, eligible
+from pkpd.parameters import Demography
+from pkpd.patients import COVARIATES, Conditions, in_words
 from pkpd.randomisation import check_randomisation
 from pkpd.stages import active_drug, check_stages, needs_protocol, stages_of
 from pkpd.strata import AS_RANDOMISED, Strata
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
     from pkpd.parameters import Library
     from pkpd.randomisation import Randomisation
     from pkpd.scenario import Scenario
-    from pkpd.scenario_tables import Arm
+    from pkpd.scenario_tables import Arm, Entry
+
+LEAST_SHARE = 1e-4  # of the simulated patients, whom single precision still draws exactly
 
 
 def check(scenario: Scenario) -> None:
@@ -223,7 +228,60 @@ def check_library(scenario: Scenario, where: str) -> None:
                 f"{where}: entry.platelets_below_1e9_per_l = {limit:g}: nobody is eligible, baseline counts start "
                 f"at {lowest:g}; legal: above {lowest:g}"
             )
+        _check_eligible(scenario, library, where)
         _check_covariates(scenario, library, where)
+
+
+def _check_eligible(scenario: Scenario, library: Library, where: str) -> None:
+    """InputError where hardly anybody of the simulated patients meets the conditions of entry."""
+    entry = scenario.entry
+    for name, wanted in entry.shares.items():
+        if library.value(name) == 1 - wanted:
+            raise InputError(
+                f"{where}: entry.{name.removesuffix('_share')} = {str(bool(wanted)).lower()}: nobody is eligible, "
+                f"{name} = {library.value(name):g}; legal: parameters.{name} {'above 0' if wanted else 'below 1'}"
+            )
+    if entry.patients is not None:
+        return
+    for name, share, law in (
+        ("weight_kg", _share_by_weight(library, entry), "weights are {weight_min_kg:g} to {weight_max_kg:g} kg"),
+        ("baseline_1e9_per_l", _share_by_count(library, entry), "counts start at {baseline_min_1e9_per_l:g}"),
+    ):
+        if share < LEAST_SHARE:
+            said = ", ".join(in_words(Conditions({name: entry.conditions.ranges[name]}, {})))
+            raise InputError(
+                f"{where}: entry: {said}: nobody or hardly anybody is eligible, "
+                f"{law.format(**{n: library.value(n) for n in Demography._fields})}; "
+                f"legal: limits that at least {100 * LEAST_SHARE:g}% meet"
+            )
+
+
+def _share_by_weight(library: Library, entry: Entry) -> float:
+    """Share of simulated patients whose weight meets the limits of entry."""
+    low, below = entry.conditions.ranges["weight_kg"]
+    median, sd, least, most = (library.value(f"weight_{x}") for x in ("median_kg", "log_sd", "min_kg", "max_kg"))
+    if (low is not None and low > most) or (below is not None and below <= least):
+        return 0.0  # weights are clipped to their range
+    bottom = 0.0 if low is None or low <= least else _below(low, math.log(median), sd)
+    return (1.0 if below is None or below > most else _below(below, math.log(median), sd)) - bottom
+
+
+def _share_by_count(library: Library, entry: Entry) -> float:
+    """Share of the patients below the limit of the count who are not below the other."""
+    low, limit = entry.conditions.ranges["baseline_1e9_per_l"]
+    mean, sd, least = (library.value(f"baseline_{x}") for x in ("log_mean", "log_sd", "min_1e9_per_l"))
+    if low is None or low <= least:
+        return 1.0
+    assert limit is not None
+    from_least, from_low = (_below(limit, mean, sd) - _below(x, mean, sd) for x in (least, low))
+    return from_low / from_least if from_least > 0 else 0.0
+
+
+def _below(x: float, log_mean: float, log_sd: float) -> float:
+    """Share of a log-normal law below x."""
+    if log_sd == 0:
+        return float(math.log(x) > log_mean)
+    return NormalDist(log_mean, log_sd).cdf(math.log(x))
 
 
 def _check_covariates(scenario: Scenario, library: Library, where: str) -> None:
@@ -235,11 +293,11 @@ def _check_covariates(scenario: Scenario, library: Library, where: str) -> None:
         strata = scenario.analysis.strata
         used.append(("analysis.strata", strata.covariates if isinstance(strata, Strata) else ()))
         used.append(("analysis.covariates", tuple(n for n in scenario.analysis.covariates if n in COVARIATES)))
-    table = eligible_patients(scenario)
+    table = scenario.entry.eligible()
     for key, names in used:
         for name in names:
-            share = library.value(f"{name}_share")
-            said = f"{name}_share = {share:g}"
+            share = scenario.entry.shares.get(f"{name}_share", library.value(f"{name}_share"))
+            said = f"{'entry' if name in scenario.entry.conditions.has else f'{name}_share'} = {share:g}"
             if table is not None and name in table.covariates:
                 share = float(np.mean(table.covariates[name]))
                 said = f"column {name} of entry.patients is {share:g} throughout"
@@ -248,9 +306,3 @@ def _check_covariates(scenario: Scenario, library: Library, where: str) -> None:
                     f"{where}: {key}: {name}: {said}, so all patients are alike; "
                     f"legal: parameters.{name}_share between 0 and 1, or a column of entry.patients with both"
                 )
-
-
-def eligible_patients(scenario: Scenario) -> PatientTable | None:
-    """Those of the user's table, if there is one, whom the trial may take."""
-    entry = scenario.entry
-    return None if entry.patients is None else eligible(entry.patients, entry.platelets_below_1e9_per_l)

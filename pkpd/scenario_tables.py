@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from pkpd import endpoints, titration
 from pkpd.errors import InputError
-from pkpd.patients import PatientTable, as_arrays, eligible
+from pkpd.patients import COVARIATES, Conditions, PatientTable, as_arrays, eligible
 from pkpd.stages import Adherence, Drug, Meal, Schedule, Share, check_meals, check_visits, scheduled
 from pkpd.titration import Rule
 from pkpd.tomlfile import shown
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pkpd import cohort
 
 MAX_PATIENTS = 10**7
+Kilograms = Annotated[float, Field(gt=0, le=1000)]
 
 
 class Trial(Table):
@@ -112,24 +114,72 @@ class Arm(Table):
 class Entry(Table):
     """Who may enter: patients, or healthy volunteers, whose baseline count lies below the limit.
 
-    patients: a CSV file of patients, of whom the eligible are drawn with replacement (``pkpd.patients``); its path is
-    relative to the file of the scenario.
+    platelets_from, weight_from, weight_below: further limits, "from" included and "below" not. A covariate with true or
+    false: only patients with or without it. Where patients are simulated they are drawn from the law of all under these
+    conditions. patients: a CSV file of patients, of whom the eligible are drawn with replacement (``pkpd.patients``);
+    its path is relative to the file of the scenario.
     """
 
     disease: Literal["itp", "healthy"] = "itp"
     platelets_below_1e9_per_l: Count
+    platelets_from_1e9_per_l: Count | None = None
+    weight_from_kg: Kilograms | None = None
+    weight_below_kg: Kilograms | None = None
+    female: bool | None = None
+    splenectomy: bool | None = None
+    corticosteroid: bool | None = None
+    east_asian: bool | None = None
+    hepatic_impairment: bool | None = None
     patients: PatientTable | None = None
 
     @model_validator(mode="after")
     def _some_are_eligible(self) -> Entry:
+        for name, low, below in (
+            ("platelets", "from_1e9_per_l", "below_1e9_per_l"),
+            ("weight", "from_kg", "below_kg"),
+        ):
+            least, most = getattr(self, f"{name}_{low}"), getattr(self, f"{name}_{below}")
+            if least is not None and most is not None and least >= most:
+                raise InputError(f"{name}_{low} = {least:g}: nobody is below {most:g} as well; legal: below {most:g}")
         self.table()
         return self
 
+    @property
+    def conditions(self) -> Conditions:
+        """Who may enter."""
+        ranges = {
+            "baseline_1e9_per_l": (self.platelets_from_1e9_per_l, self.platelets_below_1e9_per_l),
+            "weight_kg": (self.weight_from_kg, self.weight_below_kg),
+        }
+        asked = {name: getattr(self, name) for name in COVARIATES}
+        return Conditions(ranges, {name: wanted for name, wanted in asked.items() if wanted is not None})
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Shares of covariates by name of their parameter, as far as the conditions say them and no table does."""
+        known = self.patients.covariates if self.patients else {}
+        return {f"{name}_share": float(wanted) for name, wanted in self.conditions.has.items() if name not in known}
+
+    def eligible(self) -> PatientTable | None:
+        """Those of the table whom the trial may take; InputError where there are none."""
+        return None if self.patients is None else eligible(self.patients, self.conditions)
+
     def table(self) -> cohort.Table | None:
         """The eligible patients of the table as arrays; InputError where there are none."""
-        if self.patients is None:
+        found = self.eligible()
+        return None if found is None else as_arrays(found)
+
+    def limits(self) -> cohort.Limits | None:
+        """Limits of simulated patients beside that of the baseline count, as arrays; None where there are none."""
+        from pkpd import cohort
+
+        if self.patients is not None:
             return None
-        return as_arrays(eligible(self.patients, self.platelets_below_1e9_per_l))
+        given = (self.platelets_from_1e9_per_l, self.weight_from_kg, self.weight_below_kg)
+        if all(x is None for x in given):
+            return None
+        low, weight_from, weight_below = (None if x is None else np.float32(x) for x in given)
+        return cohort.Limits(low, weight_from, weight_below)
 
 
 class BandRow(Table):

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from pkpd import titration
 from pkpd.estimands import describe as describe_estimand
+from pkpd.patients import COVARIATES
 from pkpd.patients import describe as describe_table
+from pkpd.patients import in_words as conditions_in_words
 from pkpd.published import targets
 from pkpd.strata import Strata
 from pkpd.strata import described as strata_in_words
@@ -73,10 +75,13 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
             lines.append(f"Arm: {arm.name}: {arm.n} patients, {said}")
         return lines
     who = "healthy volunteers, " if scenario.entry.disease == "healthy" else ""
-    lines = [f"Entry: {who}platelets below {scenario.entry.platelets_below_1e9_per_l:g} x 10^9/L"]
-    lines += (
-        [describe_table(table, scenario.entry.platelets_below_1e9_per_l)] if (table := scenario.entry.patients) else []
-    )
+    entry = scenario.entry
+    lines = [f"Entry: {who}{', '.join(conditions_in_words(entry.conditions))}"]
+    lines += [describe_table(entry.patients, entry.conditions)] if entry.patients else []
+    known = {*(entry.patients.covariates if entry.patients else ()), *entry.conditions.has}
+    shares = {name: scenario.parameters.get(f"{name}_share") for name in COVARIATES if name not in known}
+    some = [f"{100 * share:g}% {name.replace('_', ' ')}" for name, share in shares.items() if share is not None]
+    lines += [f"Covariates of patients: {', '.join(some)}"] if some else []
     for arm in scenario.arms:
         dose = "0 mg" if arm.drug == "placebo" else f"start {arm.start_dose_mg:g} mg"
         rule = f", titration {arm.titration}" if arm.titration else ""

@@ -48,7 +48,8 @@ class Arm(NamedTuple):
     days of treatment, the last dose on the day before; a visit falls on it; None: to the end. period: number of the
     period of a crossover, in which the same patient has noise of its own; None: each patient is in one arm. protocol:
     stages and what else is not one daily dose from visit to visit; rule, start_level and dose_scale are then those of
-    its first stage, and treatment_d is None. table: whose baselines, weights and covariates the patients have.
+    its first stage, and treatment_d is None. table: whose baselines, weights and covariates the patients have. limits:
+    of entry, beside that of the baseline.
     """
 
     rule: titration.Rule
@@ -62,6 +63,7 @@ class Arm(NamedTuple):
     period: Any = None
     protocol: Protocol | None = None
     table: cohort.Table | None = None
+    limits: cohort.Limits | None = None
 
 
 class Visits(NamedTuple):
@@ -144,7 +146,7 @@ def simulate_tile(
     Pure and traceable, not differentiable (InputError; see the module); ``form``, ``n_weeks``, ``steps`` and ``engine``
     are static. ``simulate`` takes any number.
     """
-    patients = cohort.draw(population, keys, arm.baseline_below, arm.table)
+    patients = cohort.draw(population, keys, arm.baseline_below, arm.table, arm.limits)
     if arm.period is not None:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, PERIODS + jnp.asarray(arm.period, jnp.uint32))
     return course(patients, arm, keys, days, n_weeks, form, steps, engine)

@@ -76,7 +76,7 @@ def _of_arm(
     rows = np.arange(tile_width(engine))
     for draw, number, v in courses(design, a, draws, chunk.n, seed, engine, chunk.first):
         population, *numbers = people.who(np.minimum(rows, people.n - 1))  # of one length, so that it compiles once
-        drawn = _drawn(population, key, *numbers, a.arm.baseline_below, a.arm.table)
+        drawn = _drawn(population, key, *numbers, a.arm.baseline_below, a.arm.table, a.arm.limits)
         here = slice(len(number))
         same = {"arm": pd.Categorical.from_codes(np.zeros(len(number), np.int8), [a.name])}
         who = {"trial": number.astype(np.int32), "draw": draw.astype(np.int32), "patient": numbers[2][here]}
@@ -93,9 +93,10 @@ def _drawn(
     patient: Array,
     below: Array,
     table: cohort.Table | None,
+    limits: cohort.Limits | None,
 ) -> cohort.Patients:
     """The patients whose courses ``trial.over_tiles`` simulates, apart from these, whose program stays as it is."""
-    return cohort.draw(population, random.patient_keys(key, draw, trial, patient), below, table)
+    return cohort.draw(population, random.patient_keys(key, draw, trial, patient), below, table, limits)
 
 
 def _person(drawn: cohort.Patients, here: slice) -> dict[str, np.ndarray]:

@@ -175,7 +175,7 @@ def _traits_of(a, people):
     population, *numbers = people.who(np.arange(people.n))
     keys = random.patient_keys(random.root(1), *numbers)
     demography = Demography(*(np.float32(x) for x in population.demography))
-    t = jax.jit(cohort.traits, static_argnums=(4,))(demography, keys, a.arm.baseline_below, None, np.float32)
+    t = jax.jit(cohort.traits, static_argnums=3)(demography, keys, a.arm.baseline_below, np.float32, None, None)
     return {"baseline_1e9_per_l": np.asarray(t.baseline_1e9_per_l), "weight_kg": np.asarray(t.weight_kg)}
 
 
