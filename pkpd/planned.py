@@ -12,7 +12,7 @@ import numpy as np
 from pkpd.parameters import Library, Population, load_library, with_values
 from pkpd.randomisation import Allocation, allocations
 from pkpd.stages import active_drug, protocol_of
-from pkpd.trial import Arm
+from pkpd.trial import Arm, RescueRule
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
@@ -80,6 +80,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
         if not scenario.rescue.enabled:
             population = with_values(population, {"rescue_max_probability_per_week": 0.0})
             fixed.add("rescue_max_probability_per_week")
+        by_rule = scenario.rescue.below_1e9_per_l
         food = own.food(a.meal)
         arm = Arm(
             rule=scenario.rule(a),
@@ -94,6 +95,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
             limits=scenario.entry.limits(),
+            rescue=None if by_rule is None else RescueRule(np.float32(by_rule), np.int32(scenario.rescue.from_d)),
         )
         names = tuple(sorted(fixed))
         arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, names, own_patients[period]))
