@@ -18,7 +18,7 @@ from pkpd.validated import MAX_DAY, List, Table, Text
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Covariate = Literal[
-    "log_baseline", "female", "splenectomy", "corticosteroid", "east_asian", "hepatic_impairment",
+    "log_baseline", "age_y", "female", "splenectomy", "corticosteroid", "east_asian", "hepatic_impairment",
 ]  # fmt: skip
 WITH_PARAMETER = {"power-family": "rho, above 0", "hwang-shih-decani": "gamma"}
 # What each test is of: kinds of endpoints as in ``pkpd.outcomes``.

@@ -19,13 +19,19 @@ from pkpd.parameters import CovariateRatios, Demography, Noise, Parameters, Popu
 class Patients(NamedTuple):
     """A batch of virtual patients; every leaf [patients] or scalar.
 
-    covariates: 1 where the patient has it, in the order of ``CovariateRatios``.
+    covariates: 1 where the patient has it, in the order of ``CovariateRatios``. age_y: None where nothing asks for it.
     """
 
     parameters: Parameters
     noise: Noise
     weight_kg: Array
     covariates: CovariateRatios
+    age_y: Any = None
+
+    @property
+    def body(self) -> tuple[Any, Any]:
+        """Weight (kg) and age (y), by which dose rules may differ between patients."""
+        return self.weight_kg, self.age_y
 
 
 class Table(NamedTuple):
@@ -34,14 +40,20 @@ class Table(NamedTuple):
     baseline_1e9_per_l: Any
     weight_kg: Any
     covariates: CovariateRatios
+    age_y: Any = None
 
 
 class Limits(NamedTuple):
-    """Of simulated patients who may enter, beside the limit of the count: from, and below; None for no limit."""
+    """Of simulated patients who may enter, beside the limit of the count: from, and below; None for no limit.
+
+    Ages are drawn where both of their limits are given, 0 and infinity for none.
+    """
 
     baseline_from: Any = None
     weight_from: Any = None
     weight_below: Any = None
+    age_from: Any = None
+    age_below: Any = None
 
 
 class Traits(NamedTuple):
@@ -51,6 +63,7 @@ class Traits(NamedTuple):
     baseline_1e9_per_l: Array
     covariates: CovariateRatios
     responds: Array
+    age_y: Any = None
 
 
 def draw(
@@ -71,7 +84,8 @@ def draw(
     t = traits(population.demography, keys, baseline_below, dtype, table, limits)
     patients = individuals(population, z, t.weight_kg, t.baseline_1e9_per_l, t.covariates)
     p = patients.parameters
-    return patients._replace(parameters=p._replace(dimer_efficacy=jnp.where(t.responds, p.dimer_efficacy, 0)))
+    acts = p._replace(dimer_efficacy=jnp.where(t.responds, p.dimer_efficacy, 0))
+    return patients._replace(parameters=acts, age_y=t.age_y)
 
 
 def traits(
@@ -89,13 +103,20 @@ def traits(
     P0 = baseline(d, random.uniform(keys, 0, "baseline", dtype=dtype), baseline_below)
     u = random.uniform(keys, 0, "covariates", (len(CovariateRatios._fields) + 1,), dtype)
     has, responds = indicators(d, u[:-1]), u[-1] >= d.non_responder_share
+    years = None
+    if limits.age_from is not None:
+        years = age(d, random.uniform(keys, 0, "age", dtype=dtype), limits.age_from, limits.age_below)
     if table is not None:
-        w, P0, has = of_rows(table, random.uniform(keys, 0, "table_row"), has, dtype)
-    return Traits(w, P0, has, responds)
+        w, P0, has, years = of_rows(table, random.uniform(keys, 0, "table_row"), has, years, dtype)
+    return Traits(w, P0, has, responds, years)
 
 
-def of_rows(table: Table, u: Array, drawn: CovariateRatios, dtype: Any) -> tuple[Array, Array, CovariateRatios]:
-    """Weights, baselines and covariates of rows by uniforms [patients] in float32, so the same in either precision."""
+def of_rows(
+    table: Table, u: Array, drawn: CovariateRatios, years: Array | None, dtype: Any
+) -> tuple[Array, Array, CovariateRatios, Array | None]:
+    """Weights, baselines, covariates and ages of rows by uniforms [patients] in float32, so the same in either
+    precision; ages only where ``years`` were drawn.
+    """
     n = len(table.weight_kg)
     row = jnp.minimum((u * n).astype(jnp.int32), n - 1)  # a product of float32 may be rounded up to n
 
@@ -103,7 +124,9 @@ def of_rows(table: Table, u: Array, drawn: CovariateRatios, dtype: Any) -> tuple
         return jnp.asarray(values, dtype)[row]
 
     has = (x if values is None else column(values) for x, values in zip(drawn, table.covariates, strict=True))
-    return column(table.weight_kg), column(table.baseline_1e9_per_l), CovariateRatios(*has)
+    if years is not None and table.age_y is not None:
+        years = column(table.age_y)
+    return column(table.weight_kg), column(table.baseline_1e9_per_l), CovariateRatios(*has), years
 
 
 def weight(d: Demography, z: Array) -> Array:
@@ -124,6 +147,16 @@ def weight_within(d: Demography, u: Array, low: Any, below: Any) -> Array:
     w = d.weight_median_kg * jnp.exp(d.weight_log_sd * truncated_normal(u, z_low, z_below))
     least = jnp.maximum(low, d.weight_min_kg)
     return jnp.clip(w, least, jnp.minimum(d.weight_max_kg, jnp.nextafter(below, jnp.zeros_like(below))))
+
+
+def age(d: Demography, u: Array, low: Any, below: Any) -> Array:
+    """Ages (y) from ``low`` and ``below``: log-normal, truncated to the range of the demography."""
+    least = jnp.maximum(jnp.asarray(low, u.dtype), d.age_min_y)
+    below = jnp.asarray(below, u.dtype)
+    most = jnp.minimum(jnp.nextafter(below, jnp.zeros_like(below)), d.age_max_y)
+    sd = jnp.maximum(d.age_log_sd, 1e-6)
+    z = truncated_normal(u, *(jnp.log(limit / d.age_median_y) / sd for limit in (least, most)))
+    return jnp.clip(d.age_median_y * jnp.exp(d.age_log_sd * z), least, most)
 
 
 def truncated_normal(u: Array, low: Array, high: Array) -> Array:

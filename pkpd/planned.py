@@ -94,7 +94,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             period=np.uint32(period) if crossover else None,
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
-            limits=scenario.entry.limits(),
+            limits=scenario.entry.limits(scenario.asks_for_ages is not None),
             rescue=None if by_rule is None else RescueRule(np.float32(by_rule), np.int32(scenario.rescue.from_d)),
         )
         names = tuple(sorted(fixed))

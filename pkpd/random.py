@@ -22,7 +22,7 @@ PURPOSES = ("random_effects", "weight", "baseline", "covariates", "drift", "resi
 # randomisation; apart, so that the others stay what they were.
 OF_PROTOCOLS = (
     "visit_day", "missed_visit", "adherence", "adherence_level", "meal", "informative_dropout", "table_row",
-    "allocation",
+    "allocation", "age",
 )  # fmt: skip
 _APART = 2**28  # counters below are those of PURPOSES
 _ROOM = 16  # purposes of protocols that there is room for

@@ -130,6 +130,7 @@ def _known(
         who = cohort.draw(population, keys, *entrance)
         names = (name.removesuffix("_clearance_ratio") for name in CovariateRatios._fields)
         found = {"baseline_1e9_per_l": who.parameters.baseline_platelets_1e9_per_l, "weight_kg": who.weight_kg}
+        found |= {} if who.age_y is None else {"age_y": who.age_y}
         found |= dict(zip(names, who.covariates, strict=True))
     return found, random.uniform(keys, 0, "allocation", (2,))
 

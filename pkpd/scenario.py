@@ -20,7 +20,7 @@ from pkpd.randomisation import Randomisation
 from pkpd.scenario_checks import check, check_library
 from pkpd.scenario_tables import Arm, Dropout, Entry, Rescue, Titration, Trial
 from pkpd.stages import HOLD, StageRow
-from pkpd.strata import AS_RANDOMISED
+from pkpd.strata import AS_RANDOMISED, Strata
 from pkpd.titration import Rule
 from pkpd.tomlfile import apply_settings, read_toml, shown
 from pkpd.validated import List, Table, validate
@@ -87,6 +87,17 @@ class Scenario(Table):
         """Names of the arms that the analysis compares with its control."""
         control = self.analysis.control if self.analysis else None
         return tuple(arm.name for arm in self.arms if arm.name != control)
+
+    @property
+    def asks_for_ages(self) -> str | None:
+        """What of the trial depends on the ages of patients, as a key; None where nothing does."""
+        for name, table in self.titration.items():
+            if table.rule().age_from_y is not None:
+                return f"titration{'.' * bool(name)}{name}.bands"
+        for key, of in (("randomisation", self.randomisation), ("analysis", self.analysis)):
+            if of and isinstance(of.strata, Strata) and of.strata.age_y:
+                return f"{key}.strata.age_y"
+        return "analysis.covariates" if self.analysis and "age_y" in self.analysis.covariates else None
 
     def need_patients(self) -> None:
         """InputError where outcomes are stated, so that there is nobody to simulate."""

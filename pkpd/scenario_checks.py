@@ -57,6 +57,7 @@ def _check_patients(scenario: Scenario) -> None:
         raise InputError("entry is missing")
     if not scenario.trial.visits_d:
         raise InputError("trial.visits_d is missing")
+    _check_ages(scenario)
     check_stages(scenario.stages, scenario.trial.visits_d, scenario.arms)
     for index, arm in enumerate(scenario.arms, start=1):
         if "drug" not in arm.model_fields_set:
@@ -67,6 +68,18 @@ def _check_patients(scenario: Scenario) -> None:
             stages_of(scenario, arm)
         except InputError as error:
             raise InputError(f"arms[{index}] ({arm.name}): {error}") from None
+
+
+def _check_ages(scenario: Scenario) -> None:
+    entry = scenario.entry
+    asks = scenario.asks_for_ages or next(
+        (k for k in ("age_from_y", "age_below_y") if getattr(entry, k) is not None), None
+    )
+    if asks and entry.patients is not None and entry.patients.age_y is None:
+        where = asks if scenario.asks_for_ages else f"entry.{asks}"
+        raise InputError(
+            f"{where}: {entry.patients.file} of entry.patients has no column age_y; legal: such a column, or no ages"
+        )
 
 
 def _check_protocol(scenario: Scenario, arm: Arm) -> None:
@@ -246,6 +259,7 @@ def _check_eligible(scenario: Scenario, library: Library, where: str) -> None:
     for name, share, law in (
         ("weight_kg", _share_by_weight(library, entry), "weights are {weight_min_kg:g} to {weight_max_kg:g} kg"),
         ("baseline_1e9_per_l", _share_by_count(library, entry), "counts start at {baseline_min_1e9_per_l:g}"),
+        ("age_y", _share_by_age(library, entry), "ages are {age_min_y:g} to {age_max_y:g} y"),
     ):
         if share < LEAST_SHARE:
             said = ", ".join(in_words(Conditions({name: entry.conditions.ranges[name]}, {})))
@@ -275,6 +289,19 @@ def _share_by_count(library: Library, entry: Entry) -> float:
     assert limit is not None
     from_least, from_low = (_below(limit, mean, sd) - _below(x, mean, sd) for x in (least, low))
     return from_low / from_least if from_least > 0 else 0.0
+
+
+def _share_by_age(library: Library, entry: Entry) -> float:
+    """Share of simulated patients whose age meets the limits of entry."""
+    low, below = entry.conditions.ranges["age_y"]
+    median, sd, least, most = (library.value(f"age_{x}") for x in ("median_y", "log_sd", "min_y", "max_y"))
+    inside = (max(least, low or least), min(most, below or most))
+    if inside[1] <= inside[0]:
+        return float(least == most and (low or 0) <= least < (below or math.inf))
+    some, everybody = (
+        _below(b, math.log(median), sd) - _below(a, math.log(median), sd) for a, b in (inside, (least, most))
+    )
+    return some / everybody if everybody > 0 else 1.0
 
 
 def _below(x: float, log_mean: float, log_sd: float) -> float:

@@ -13,18 +13,19 @@ from pkpd.errors import InputError
 from pkpd.patients import COVARIATES
 from pkpd.validated import List, Table
 
-LIMITS = {"baseline_1e9_per_l": "baseline count", "weight_kg": "weight"}  # what has limits, in words
+LIMITS = {"baseline_1e9_per_l": "baseline count", "weight_kg": "weight", "age_y": "age"}  # what has limits, in words
 AS_RANDOMISED = "as randomised"  # in place of an analysis' own strata: those of [randomisation]
 MOST = 1000  # strata: far more than any trial fills
 
 
 class Strata(Table):
-    """What divides patients into strata: limits of baseline count (1e9/L) and weight (kg), a limit is of the upper; and
-    covariates that a patient has or not, each named with true.
+    """What divides patients into strata: limits of baseline count (1e9/L), weight (kg) and age (y), a limit is of the
+    upper; and covariates that a patient has or not, each named with true.
     """
 
     baseline_1e9_per_l: List[float] = ()
     weight_kg: List[float] = ()
+    age_y: List[float] = ()
     female: bool = False
     splenectomy: bool = False
     corticosteroid: bool = False
@@ -70,8 +71,8 @@ def stratum_of(strata: Strata | None, traits: Mapping[str, Any]) -> np.ndarray:
     if strata is None:
         return found
     for name in LIMITS:
-        limits = getattr(strata, name)
-        found = found * (len(limits) + 1) + np.searchsorted(limits, np.asarray(traits[name]), side="right")
+        if limits := getattr(strata, name):
+            found = found * (len(limits) + 1) + np.searchsorted(limits, np.asarray(traits[name]), side="right")
     for name in strata.covariates:
         found = found * 2 + (np.asarray(traits[name]) > 0)
     return found

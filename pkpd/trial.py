@@ -79,7 +79,7 @@ class Visits(NamedTuple):
 
     dose_mg, interrupted, stopped, cmax, auc: of the interval that ends at the visit. rescued: True from the visit of
     the rescue on. dropped: True from the first visit after the patient left on, with observed counts NaN. trough: at
-    the visit. The fields after ``failed``, but for the last, are those of an arm with a protocol: day on which the
+    the visit. The fields after ``failed``, but for the last two, are those of an arm with a protocol: day on which the
     visit takes place, whether it was missed, index of the stage that ends with it, dose taken since the last visit in
     all, whether the patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment.
     """
@@ -107,6 +107,7 @@ class Visits(NamedTuple):
     reason: Array | None = None
     segment_mg: Array | None = None  # [segments, patients]
     covariates: Any = None  # CovariateRatios, 1 where the patient has it, each [patients]
+    age_y: Any = None  # [patients], where it is drawn
 
 
 def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
@@ -185,7 +186,7 @@ def course(
         from pkpd import staged
 
         visits = staged.course(patients, arm, keys, days, n_weeks, form, steps, engine)
-        return visits._replace(covariates=patients.covariates)
+        return visits._replace(covariates=patients.covariates, age_y=patients.age_y)
     p, noise = fed(patients.parameters, arm), patients.noise
     dtype = p.clearance_l_per_h.dtype
     move = solver(engine, p, form, steps)
@@ -214,7 +215,7 @@ def course(
             P, count, dose_mg, dosing.interrupted, dosing.stopped, chance, rescued, dropped,
             *(x * ng_per_ml for x in (now.cmax_nM, now.auc_nM_h, now.concentration_nM)),
         )  # fmt: skip
-        decided = titration.decide(arm.rule, dosing, count, day, patients.weight_kg)
+        decided = titration.decide(arm.rule, dosing, count, day, *patients.body)
         if arm.treatment_d is not None:  # a rule acts on a dose, and there is none any more
             decided = jax.tree.map(partial(jnp.where, day < arm.treatment_d), decided, dosing)
         return (y, decided, rescued, dropped), seen
@@ -228,7 +229,7 @@ def course(
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
     visits = Visits(*(*seen, omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed))
-    return visits._replace(covariates=patients.covariates)
+    return visits._replace(covariates=patients.covariates, age_y=patients.age_y)
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine"))

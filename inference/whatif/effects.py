@@ -76,7 +76,8 @@ def traits(v: Visits) -> dict[str, np.ndarray]:
     found = {"baseline_1e9_per_l": baseline, "log_baseline": np.log(baseline.astype(np.float64))}
     has = zip(CovariateRatios._fields, v.covariates, strict=True)
     named = {name.removesuffix("_clearance_ratio"): np.asarray(x, np.float64) for name, x in has}
-    return found | {"weight_kg": np.asarray(v.weight_kg)} | named
+    age = {} if v.age_y is None else {"age_y": np.asarray(v.age_y, np.float64)}
+    return found | {"weight_kg": np.asarray(v.weight_kg)} | named | age
 
 
 def covariates_of(analysis: Analysis) -> tuple[str, ...]:

@@ -52,10 +52,10 @@ def parts(
     by arm, trial and patient. Columns, in this order:
 
     arm. trial: number from 0. draw: of the posterior, 0 without one. patient: number in the trial, over all arms.
-    baseline_1e9_per_l, weight_kg. Covariates (0 or 1). INDIVIDUAL: the patient's own parameters. drug_acts: whether the
-    drug does anything in the patient. landmark_response. outcome: value of ``outcome_name``, nan where it is of nobody;
-    for a time, outcome_event tells an event from censoring. rescued: by the last visit. FURTHER: as in
-    ``whatif.further``, nan where it is of nobody.
+    baseline_1e9_per_l, weight_kg, and age_y where the design asks for ages. Covariates (0 or 1). INDIVIDUAL: the
+    patient's own parameters. drug_acts: whether the drug does anything in the patient. landmark_response. outcome:
+    value of ``outcome_name``, nan where it is of nobody; for a time, outcome_event tells an event from censoring.
+    rescued: by the last visit. FURTHER: as in ``whatif.further``, nan where it is of nobody.
     """
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     total, done = n_trials * sum(a.n for a in arms), 0
@@ -102,6 +102,7 @@ def _drawn(
 def _person(drawn: cohort.Patients, here: slice) -> dict[str, np.ndarray]:
     p = drawn.parameters
     found = {"baseline_1e9_per_l": p.baseline_platelets_1e9_per_l, "weight_kg": drawn.weight_kg}
+    found |= {} if drawn.age_y is None else {"age_y": drawn.age_y}
     numbers = found | {name: getattr(p, name) for name in INDIVIDUAL}
     columns = {name: np.asarray(values, np.float32)[here] for name, values in numbers.items()}
     has = {
