@@ -127,7 +127,7 @@ BAD = {
     ("entry.age_from_y=75",): "entry: age from 75 y: nobody or hardly anybody is eligible, ages are 18 to 74 y",
     ("entry.age_from=18",): "entry: unknown key 'age_from'; did you mean 'age_from_y'?",
     (BY_AGE.replace("age_below_y=40", "age_below_y='old'"),): "age_below_y = 'old': legal: a valid number",
-    (BY_AGE.replace("age_below_y=40", "age_below_y=40, age_from_y=50"),): "age_from_y = 50 must be at least 0 and below",
+    (BY_AGE.replace("age_below_y=40", "age_below_y=40, age_from_y=50"),): "age_from_y = 50 must be at least 0 and",
     ("randomisation={block=3, strata={age_y=[60, 40]}}",): "randomisation.strata.age_y = ",
     ("parameters.age_max_y=10",): "must be in increasing order",
 }  # fmt: skip
