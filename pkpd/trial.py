@@ -106,7 +106,7 @@ class Visits(NamedTuple):
     relapsed: Array | None = None
     reason: Array | None = None
     segment_mg: Array | None = None  # [segments, patients]
-    covariates: Any = None  # CovariateRatios, 1 where the patient has it, each [patients]
+    covariates: Any = None  # [covariates, patients], bool, in the order of CovariateRatios
     age_y: Any = None  # [patients], where it is drawn
 
 
@@ -186,7 +186,7 @@ def course(
         from pkpd import staged
 
         visits = staged.course(patients, arm, keys, days, n_weeks, form, steps, engine)
-        return visits._replace(covariates=patients.covariates, age_y=patients.age_y)
+        return visits._replace(covariates=jnp.stack(patients.covariates) > 0, age_y=patients.age_y)
     p, noise = fed(patients.parameters, arm), patients.noise
     dtype = p.clearance_l_per_h.dtype
     move = solver(engine, p, form, steps)
@@ -229,7 +229,7 @@ def course(
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
     visits = Visits(*(*seen, omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed))
-    return visits._replace(covariates=patients.covariates, age_y=patients.age_y)
+    return visits._replace(covariates=jnp.stack(patients.covariates) > 0, age_y=patients.age_y)
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine"))

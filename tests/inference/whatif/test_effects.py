@@ -51,8 +51,8 @@ def frame() -> pd.DataFrame:
                         "trial": number, "arm": a.name, "baseline": v.baseline, "response": responds[-1],
                         "time": np.where(never, last, first), "event": responds.any(0),
                         "log_8": np.log(v.platelets_observed[-1]),
-                        "female": np.asarray(v.covariates.female_clearance_ratio),
-                        "splenectomy": np.asarray(v.covariates.splenectomy_clearance_ratio),
+                        "female": v.covariates[0].astype(float),
+                        "splenectomy": v.covariates[1].astype(float),
                     }
                 )
             )  # fmt: skip
