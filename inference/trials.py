@@ -74,7 +74,8 @@ def numbers_of(a: PlannedArm, draws: Mapping[str, np.ndarray], seed: int) -> ran
     """A function of trials and places in an arm that gives the numbers its patients have in their trial."""
     if a.allocation is None:
         return lambda number, place: a.first_patient + place
-    needed = {name: values for name, values in draws.items() if name in Demography._fields}
+    by_count = a.arm.screen is not None  # who passes depends on all that decides a count
+    needed = {name: values for name, values in draws.items() if by_count or name in Demography._fields}
     return randomisation.numbering(a.allocation, partial(with_draws, a, needed), a.arm, number_of(draws), seed)
 
 
@@ -297,13 +298,15 @@ def simulate_cohort(
     of the interval that ends at the visit; concentrations are free, in ng/mL (auc in ng h/mL). Those with a protocol
     have more columns: whether the visit was missed, the stage that ends with it (from 0), the dose taken since the last
     visit in all, and whether the patient had relapsed; their times are those of the patient's own visits.
+    Counts of a screening come first, numbered .., -2, -1; visit 0 is then the true count at the first dose and, as
+    observed, what the criterion reads of the screening.
     """
     draws = posterior_draws(posterior, design.trial.posterior_draws)
     n_draws = number_of(draws)
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     total = sum(-(-a.n * n_draws // tile_width(engine)) for a in arms)
     done = 0
-    hours = 24.0 * np.concatenate([[0], design.trial.visits_d])
+    hours = 24.0 * np.array([*(design.screening.visits_d if design.screening else ()), 0, *design.trial.visits_d])
     for a in arms:
         first, own = 0, numbers_of(a, draws, seed)
         for draw, number, v in courses(design, a, draws, n_draws, seed, engine):
@@ -344,16 +347,20 @@ def summarise_cohort(
 def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndarray, v: trial.Visits) -> pd.DataFrame:
     """One tile of patients as a table, patient by patient and visit by visit."""
     n, visits = len(draw), len(hours)
-    count = np.concatenate([v.baseline[None], v.platelets_observed])
+    true, count = [v.baseline_true[None], v.platelets_true], [v.baseline[None], v.platelets_observed]
+    if v.screened is not None:
+        true, count = [v.screened.true, *true], [v.screened.counts, *count]
+    before = visits - len(v.platelets_observed)
 
     def by_row(values: np.ndarray, at_baseline: Any) -> np.ndarray:
-        first = np.full((1, n), at_baseline, values.dtype)
+        first = np.full((before, n), at_baseline, values.dtype)
         return np.concatenate([first, values]).T.reshape(-1)
 
     response = np.asarray(endpoints.response(v.platelets_observed, v.rescued))
     when, own = np.tile(hours, n), {}
     if v.visit_d is not None:  # visits have days of their own, and the arm has stages
-        when = by_row(24.0 * np.asarray(v.visit_d), 0.0)
+        first = np.broadcast_to(hours[:before, None], (before, n))
+        when = np.concatenate([first, 24.0 * np.asarray(v.visit_d)]).T.reshape(-1)
         own = {
             "missed": by_row(v.missed, False),
             "stage": by_row(v.stage, 0),
@@ -365,11 +372,11 @@ def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndar
             "arm": pd.Categorical.from_codes(np.zeros(n * visits, np.int8), [arm]),
             "draw": np.repeat(draw, visits).astype(np.int32),
             "patient": np.repeat(patient, visits).astype(np.int32),
-            "visit": np.tile(np.arange(visits, dtype=np.int32), n),
+            "visit": np.tile(np.arange(visits, dtype=np.int32) - np.int32(before - 1), n),
             "time_h": when,
             "dose_mg": by_row(v.dose_mg, np.nan),
-            "platelets_true": np.concatenate([v.baseline[None], v.platelets_true]).T.reshape(-1),
-            "platelets_observed": count.T.reshape(-1),
+            "platelets_true": np.concatenate(true).T.reshape(-1),
+            "platelets_observed": np.concatenate(count).T.reshape(-1),
             "interrupted": by_row(v.interrupted, False),
             "stopped": by_row(v.stopped, False),
             "rescued": by_row(v.rescued, False),

@@ -20,12 +20,12 @@ import jax
 import numpy as np
 from pydantic import Field
 
-from pkpd import cohort, random
+from pkpd import random
 from pkpd.errors import InputError
 from pkpd.parameters import CovariateRatios, Population
 from pkpd.strata import Strata, stratum_of
 from pkpd.tomlfile import shown
-from pkpd.trial import Arm
+from pkpd.trial import Arm, drawn
 from pkpd.validated import List, Table
 
 TILE = 2**16  # patients whose traits are drawn at once
@@ -127,9 +127,9 @@ def _known(
     keys = random.patient_keys(key, draw, trial, patient)
     found: dict[str, Any] = {}
     if strata:  # the compiler leaves out what is not read of the patients
-        who = cohort.draw(population, keys, *entrance)
+        who = drawn(population, keys, *entrance)
         names = (name.removesuffix("_clearance_ratio") for name in CovariateRatios._fields)
-        found = {"baseline_1e9_per_l": who.parameters.baseline_platelets_1e9_per_l, "weight_kg": who.weight_kg}
+        found = {"baseline_1e9_per_l": who.baseline_1e9_per_l, "weight_kg": who.weight_kg}
         found |= {} if who.age_y is None else {"age_y": who.age_y}
         found |= dict(zip(names, who.covariates, strict=True))
     return found, random.uniform(keys, 0, "allocation", (2,))
@@ -144,12 +144,12 @@ def numbering(
     patients are of none. The trials are made block by block; the last block is kept, as callers ask for one after the
     other.
     """
-    entrance = (np.float32(arm.baseline_below), arm.table, arm.limits)
+    entrance = (np.float32(arm.baseline_below), arm.table, arm.screen, arm.limits)
     key, N = random.root(seed), sum(a.sizes)
     together = max(1, TILE // N)
     last: dict[int, np.ndarray] = {}
 
-    def drawn(number: np.ndarray, patient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def known(number: np.ndarray, patient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Strata [patients] and uniforms [2, patients]."""
         strata, u = [], []
         for start in range(0, len(number), TILE):
@@ -167,7 +167,7 @@ def numbering(
         """Patient numbers [trials, patients of the arm] of the trials of a block."""
         trials = np.arange(number * together, (number + 1) * together)
         who = np.tile(np.arange(a.first, a.first + N), together)
-        stratum, u = (x.reshape(*x.shape[:-1], together, N) for x in drawn(np.repeat(trials, N), who))
+        stratum, u = (x.reshape(*x.shape[:-1], together, N) for x in known(np.repeat(trials, N), who))
         arm = allocate(stratum, u[0], u[1, :, 0], a.sizes, a.block)
         return np.nonzero(arm == a.arm)[1].reshape(together, a.sizes[a.arm]) + a.first
 

@@ -19,6 +19,7 @@ from pkpd.published import Prediction, Published, targets
 from pkpd.randomisation import Randomisation
 from pkpd.scenario_checks import check, check_library
 from pkpd.scenario_tables import Arm, Dropout, Entry, Rescue, Titration, Trial
+from pkpd.screening import Screening
 from pkpd.stages import HOLD, StageRow
 from pkpd.strata import AS_RANDOMISED, Strata
 from pkpd.titration import Rule
@@ -40,6 +41,7 @@ class Scenario(Table):
     outcome: Outcome | None = None  # stated in place of simulated patients
     # needed where patients are simulated, else never read
     entry: Entry = Entry(platelets_below_1e9_per_l=30.0)
+    screening: Screening | None = None
     titration: dict[str, Titration] = Field(default_factory=dict)
     rescue: Rescue = Rescue()
     dropout: Dropout = Dropout()

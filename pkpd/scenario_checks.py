@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pkpd import outcomes
+from pkpd import outcomes, screening
 from pkpd.analysis import TESTS, check_graph, check_interims, check_outcome
 from pkpd.errors import InputError, nearest
 from pkpd.parameters import Demography
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pkpd.randomisation import Randomisation
     from pkpd.scenario import Scenario
     from pkpd.scenario_tables import Arm, Entry
+    from pkpd.screening import Screening
 
 LEAST_SHARE = 1e-4  # of the simulated patients, whom single precision still draws exactly
 
@@ -59,6 +60,8 @@ def _check_patients(scenario: Scenario) -> None:
         raise InputError("trial.visits_d is missing")
     _check_ages(scenario)
     check_stages(scenario.stages, scenario.trial.visits_d, scenario.arms)
+    if scenario.screening is not None:
+        _check_screening(scenario, scenario.screening)
     for index, arm in enumerate(scenario.arms, start=1):
         if "drug" not in arm.model_fields_set:
             raise InputError(f"arms[{index}].drug is missing")
@@ -80,6 +83,18 @@ def _check_ages(scenario: Scenario) -> None:
         raise InputError(
             f"{where}: {entry.patients.file} of entry.patients has no column age_y; legal: such a column, or no ages"
         )
+
+
+def _check_screening(scenario: Scenario, table: Screening) -> None:
+    if scenario.trial.design == "crossover":
+        raise InputError("screening: of parallel groups only; legal: trial.design = 'parallel'")
+    if scenario.accrual and scenario.accrual.screen_failure_share:
+        raise InputError("accrual.screen_failure_share: [screening] says who fails; legal: one of the two")
+    if scenario.entry.platelets_from_1e9_per_l is not None:
+        raise InputError(
+            "entry.platelets_from_1e9_per_l: a screening has no lower limit of the counts; legal: one of the two"
+        )
+    screening.check(table, scenario.entry)
 
 
 def _check_protocol(scenario: Scenario, arm: Arm) -> None:
@@ -115,6 +130,8 @@ def check_same_strata(scenario: Scenario, tested: Analysis, where: str) -> None:
 
 
 def _check_outcome(scenario: Scenario, outcome: Outcome) -> None:
+    if scenario.screening is not None:
+        raise InputError("screening: [outcome] states responses, there is nobody to screen; legal: one of the two")
     if scenario.stages:
         raise InputError("outcome: [[stages]] need simulated patients; legal: one of the two")
     if scenario.trial.design == "crossover":
@@ -241,6 +258,11 @@ def check_library(scenario: Scenario, where: str) -> None:
                 f"{where}: entry.platelets_below_1e9_per_l = {limit:g}: nobody is eligible, baseline counts start "
                 f"at {lowest:g}; legal: above {lowest:g}"
             )
+        if scenario.screening is not None:
+            try:
+                screening.check_enough_pass(scenario.screening, scenario.entry, library)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
         _check_eligible(scenario, library, where)
         _check_covariates(scenario, library, where)
 

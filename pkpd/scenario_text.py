@@ -10,6 +10,7 @@ from pkpd.patients import COVARIATES
 from pkpd.patients import describe as describe_table
 from pkpd.patients import in_words as conditions_in_words
 from pkpd.published import targets
+from pkpd.screening import describe as describe_screening
 from pkpd.strata import Strata
 from pkpd.strata import described as strata_in_words
 
@@ -83,6 +84,7 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
     shares = {name: scenario.parameters.get(f"{name}_share") for name in COVARIATES if name not in known}
     some = [f"{100 * share:g}% {name.replace('_', ' ')}" for name, share in shares.items() if share is not None]
     lines += [f"Covariates of patients: {', '.join(some)}"] if some else []
+    lines += [describe_screening(scenario.screening, scenario.entry)] if scenario.screening else []
     for arm in scenario.arms:
         dose = "0 mg" if arm.drug == "placebo" else f"start {arm.start_dose_mg:g} mg"
         rule = f", titration {arm.titration}" if arm.titration else ""

@@ -47,7 +47,15 @@ QUANTITY_WORDS = {
     "trough_at_end_ng_per_ml": "trough at the end",
     "width_interval": "mean width of the interval",
     "patients": "patients entered until all comparisons ended",
+    "baseline_measured": "baseline count as measured at screening, mean",
+    "baseline_true": "true count at the first dose, mean",
+    "log_ratio_baseline_true_to_measured": "log of true to measured baseline (regression to the mean)",
+    "screened_per_patient": "screened for each patient who entered",
+    "screened": "candidates screened",
+    "screen_failures": "screen failures",
+    "screen_failure_share": "screen failures, of the screened",
 }
+COUNTED = ("patients", "screened", "screen_failures", "screened_per_patient")
 
 
 class Stage(NamedTuple):
@@ -184,8 +192,12 @@ def _weights(rule: Rule, row: int) -> list[str]:
 
 def unit_of(quantity: str) -> str:
     """Unit in which the page shows a quantity of the summary: "%" for shares, "" for what has none of these."""
-    if quantity == "patients":
+    if quantity in COUNTED or quantity.startswith("randomised"):
         return "patients"
+    if quantity.startswith("week"):
+        return "weeks"
+    if quantity in ("baseline_measured", "baseline_true"):
+        return "10⁹/L"
     if quantity.endswith("_estimable"):
         return "%"
     if quantity.startswith("log_"):

@@ -38,7 +38,8 @@ def begun(design: Scenario, n_draws: int, null: bool = False) -> Rows:
 
 def add(rows: Rows, design: Scenario, counts: Counts) -> None:
     """The next trials: by arm the rate of each endpoint, by comparison what the analysis finds and decides."""
-    rows.begin(len(next(iter(counts.by_arm.values()))))
+    n_trials = len(next(iter(counts.by_arm.values())))
+    rows.begin(n_trials)
     for arm in design.arms:
         for j, name in enumerate(counts.names):
             rate = counts.by_arm[arm.name][:, j] / arm.n
@@ -52,7 +53,10 @@ def add(rows: Rows, design: Scenario, counts: Counts) -> None:
         _by_comparison(design, counts, decisions, rows, chance)
         _of_the_trial(design, decisions, rows, chance)
     if counts.calendar is not None:
-        _of_the_calendar(design, counts.calendar, decisions.look.max(axis=1) if design.analysis else None, rows)
+        _of_the_calendar(design, counts, decisions.look.max(axis=1) if design.analysis else None, rows)
+    elif design.screening is not None:
+        planned = sum(arm.n for arm in design.arms)
+        _of_the_screening(np.full(n_trials, planned), screened_per_patient(design, counts), rows)
 
 
 def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) -> pd.DataFrame:
@@ -117,9 +121,10 @@ def patients(design: Scenario, found: Decisions) -> np.ndarray:
     return np.asarray(of_arms.sum(axis=0) + sizes[found.look.max(axis=1), control])
 
 
-def _of_the_calendar(design: Scenario, calendar: np.ndarray, last: np.ndarray | None, rows: Rows) -> None:
+def _of_the_calendar(design: Scenario, counts: Counts, last: np.ndarray | None, rows: Rows) -> None:
     """When looks can be taken, and how long the trial lasts and whom it takes in if it ends with look ``last``."""
-    assert design.accrual is not None
+    calendar = counts.calendar
+    assert design.accrual is not None and calendar is not None
     end = np.full(len(calendar), calendar.shape[1] - 1) if last is None else last
     for k in range(len(looks_of(design)) if design.interims else 0):
         rows.add(TRIAL, f"week_of_look_{k + 1}", calendar[:, k, 0] / DAYS_A_WEEK)
@@ -128,7 +133,26 @@ def _of_the_calendar(design: Scenario, calendar: np.ndarray, last: np.ndarray | 
     rows.add(TRIAL, "weeks", day / DAYS_A_WEEK)
     rows.add_quantiles(TRIAL, "weeks", day / DAYS_A_WEEK)
     rows.add(TRIAL, "randomised", randomised)
-    rows.add(TRIAL, "screened", randomised / (1 - design.accrual.screen_failure_share))
+    if design.screening is None:
+        rows.add(TRIAL, "screened", randomised / (1 - design.accrual.screen_failure_share))
+    else:
+        _of_the_screening(randomised, screened_per_patient(design, counts), rows)
+
+
+def screened_per_patient(design: Scenario, counts: Counts) -> np.ndarray:
+    """How many were screened [trials] for each patient who entered, failures included."""
+    assert counts.sums is not None and counts.numbers is not None
+    j = further.names(design).index("screened_per_patient")
+    total, n = (sum(x[:, j] for x in found.values()) for found in (counts.sums, counts.numbers))
+    return np.asarray(total / n)
+
+
+def _of_the_screening(entered: np.ndarray, per_patient: np.ndarray, rows: Rows) -> None:
+    """Who had to be screened for the patients who entered a trial."""
+    rows.add(TRIAL, "screened", entered * per_patient)
+    rows.add_quantiles(TRIAL, "screened", entered * per_patient)
+    rows.add(TRIAL, "screen_failures", entered * (per_patient - 1))
+    rows.add(TRIAL, "screen_failure_share", 1 - 1 / per_patient)
 
 
 def effect_of(analysis: Analysis) -> str:

@@ -24,6 +24,9 @@ AT_THE_END = {
     "dose_at_end_mg": "dose_mg", "cmax_at_end_ng_per_ml": "cmax_ng_per_ml", "auc_at_end_ng_h_per_ml": "auc_ng_h_per_ml",
     "trough_at_end_ng_per_ml": "trough_ng_per_ml",
 }  # fmt: skip
+# Of the count at entry (1e9/L): as measured and true, means; the mean of the logarithm of their ratio, which is what
+# regresses to the mean; and how many were screened for each patient who entered.
+OF_SCREENING = ("baseline_measured", "baseline_true", "log_ratio_baseline_true_to_measured", "screened_per_patient")
 
 
 def names(design: Scenario) -> tuple[str, ...]:
@@ -33,6 +36,8 @@ def names(design: Scenario) -> tuple[str, ...]:
         found.append("durable_response")
     if any(stage.relapse_below_1e9_per_l for stage in design.stages):
         found += ["relapse", "time_to_relapse_d"]
+    if design.screening is not None:
+        found += OF_SCREENING
     return (*found, "response_at_end", "in_trial_at_end", "stopped_by_rule", *AT_THE_END)
 
 
@@ -54,6 +59,8 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
             found.append((stays, everybody))
         elif name == "response_at_end":
             found.append((outcomes.responses(r)[-1], everybody))
+        elif name in OF_SCREENING:
+            found.append((_screened(v)[name], everybody))
         elif name == "stopped_by_rule":
             found.append((np.asarray(v.stopped)[-1], everybody))
         elif name in AT_THE_END:
@@ -66,3 +73,10 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
             found.append((one.value, one.present))
     value, present = (np.stack(x) for x in zip(*found, strict=True))
     return np.where(present, value, 0.0).astype(np.float64), present
+
+
+def _screened(v: Visits) -> dict[str, np.ndarray]:
+    assert v.screened is not None
+    measured, true = (np.asarray(x, np.float64) for x in (v.baseline, v.baseline_true))
+    values = (measured, true, np.log(true / measured), np.asarray(v.screened.candidates, np.float64))
+    return dict(zip(OF_SCREENING, values, strict=True))

@@ -145,6 +145,20 @@ def test_the_patients_of_the_courses_are_balanced_and_keep_their_numbers():
         np.testing.assert_array_equal(known["weight_kg"].reshape(T, -1), np.take_along_axis(together, own, 1))
 
 
+def test_strata_of_a_screening_are_those_of_the_measured_counts():
+    asked = ["screening={visits_d=[-7, 0], criterion='mean'}", "randomisation.strata={baseline_1e9_per_l=[15.0]}"]
+    d = load_scenario("phase3", [*SMALL, "randomisation.block=5", *asked])
+    counts = []
+    for _, known in course_patients(d, 10):
+        high = known["baseline_1e9_per_l"].reshape(10, -1) >= 15
+        counts.append(high.sum(1))
+    of_all = np.sum(counts, 0)
+    for own, share in zip(counts, (0.4, 0.4, 0.2), strict=True):
+        assert (np.abs(own - of_all * share) <= 2 * 5 * share * (1 - share) + 1e-9).all()
+    with pytest.raises(InputError, match="platelets_from_1e9_per_l: a screening has no lower limit"):
+        load_scenario("phase3", [*SMALL, asked[0], "entry.platelets_from_1e9_per_l=5"])
+
+
 def test_two_designs_with_one_randomisation_have_the_same_patients():
     one = load_scenario("phase3", IN_BLOCKS)
     other = load_scenario("phase3", [*IN_BLOCKS, "titration.up_every_d=28", "arms.1.start_dose_mg=5.0"])
