@@ -27,11 +27,11 @@ from inference.whatif.errors import cautious_se, clustered_se, quantile_with_se,
 from inference.whatif.null import under_null
 from inference.whatif.summed import SUMMARY_COLUMNS
 from inference.whatif.two_by_two import p_values
-from pkpd import endpoints, notebook, streaming, trial
+from pkpd import endpoints, notebook, randomisation, streaming, trial
 from pkpd.devices import AUTOMATIC, tile_width
 from pkpd.errors import InputError
 from pkpd.model import Form
-from pkpd.parameters import SECOND, Population, with_values
+from pkpd.parameters import SECOND, Demography, Population, with_values
 from pkpd.planned import COMPARATOR, PlannedArm, planned_arms
 
 if TYPE_CHECKING:
@@ -71,16 +71,33 @@ def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray)
     return with_values(a.population, values)
 
 
-def roster(a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int, first: int = 0) -> trial.Roster:
-    """Patients of one arm over ``n_trials`` trials from ``first`` on; trial t uses draw t modulo their number."""
+def numbers_of(a: PlannedArm, draws: Mapping[str, np.ndarray], seed: int) -> randomisation.Numbers:
+    """A function of trials and places in an arm that gives the numbers its patients have in their trial."""
+    if a.allocation is None:
+        return lambda number, place: a.first_patient + place
+    by_count = a.arm.screen is not None  # who passes depends on all that decides a count
+    needed = {name: values for name, values in draws.items() if by_count or name in Demography._fields}
+    return randomisation.numbering(a.allocation, partial(with_draws, a, needed), a.arm, number_of(draws), seed)
+
+
+def roster(
+    a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int, first: int = 0, seed: int | None = None
+) -> trial.Roster:
+    """Patients of one arm over ``n_trials`` trials from ``first`` on; trial t uses draw t modulo their number.
+
+    seed: that of the courses, which an arm of randomised patients needs.
+    """
     n_draws = number_of(draws)
+    if seed is None and a.allocation is not None:
+        raise ValueError(f"{a.name}: who is in the arm depends on the seed")
+    own = numbers_of(a, draws, seed or 0)
 
     def who(rows: np.ndarray) -> tuple[Population, np.ndarray, np.ndarray, np.ndarray]:
-        number, patient = np.divmod(rows, a.n)
+        number, place = np.divmod(rows, a.n)
         number = number + first
         draw = number % n_draws
         population = jax.device_get(with_draws(a, draws, draw))
-        return population, *(x.astype(np.int32) for x in (draw, number // n_draws, a.first_patient + patient))
+        return population, *(x.astype(np.int32) for x in (draw, number // n_draws, own(number, place)))
 
     return trial.Roster(a.n * n_trials, who)
 
@@ -110,7 +127,7 @@ def courses(
 
     Trials are numbered from ``first_trial`` on; trial t uses draw t modulo the number of draws, and its own patients.
     """
-    people, days = roster(a, draws, n_trials, first_trial), tuple(design.trial.visits_d)
+    people, days = roster(a, draws, n_trials, first_trial, seed), tuple(design.trial.visits_d)
     first = 0
     for visits in trial.visits_of(people, a.arm, days, seed, form_of(a, draws), engine=engine):
         number = first_trial + np.arange(first, first + visits.baseline.shape[-1]) // a.n
@@ -188,7 +205,11 @@ def _until(design: Scenario, n_draws: int) -> runs.Until | None:
     def error(rejected: np.ndarray) -> float:
         return max(cautious_se(x, np.arange(len(x)) % n_draws) for x in rejected.T)
 
-    return runs.Until(lambda counts: decide(design, counts).rejected, error, design.trial.mc_se_below)
+    def decided(counts: Counts) -> np.ndarray:
+        found = decide(design, counts)
+        return np.concatenate([found.rejected, found.secondary.reshape(len(found.rejected), -1)], axis=1)
+
+    return runs.Until(decided, error, design.trial.mc_se_below)
 
 
 def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Counts]:
@@ -197,7 +218,14 @@ def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Co
         block: Callable[[int, int], Counts] = partial(stated, plan.design, plan.seed)
     else:
         block = patient_blocks(plan.design, plan.draws, plan.seed, plan.engine, progress)
-    return lambda first, n: block(first, n)._replace(calendar=calendar(plan.design, plan.seed, first, n))
+
+    def counted(first: int, n: int) -> Counts:
+        counts = block(first, n)
+        drops = plan.design.accrual and plan.design.interims and plan.design.interims.drop_losers
+        look = decide(plan.design, counts).look if drops else None
+        return counts._replace(calendar=calendar(plan.design, plan.seed, first, n, look))
+
+    return counted
 
 
 def patient_blocks(
@@ -207,18 +235,19 @@ def patient_blocks(
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     groups, sizes, names = list(_groups(design, arms)), sizes_analysed(design), design.endpoint_names
     total = sum(a.n for _, a, _ in groups)
-    by_patient = design.analysis is not None and design.analysis.by_patient
-    by_count = design.analysis is not None and not by_patient
+    tested = design.tested if design.analysis is not None else ()
+    by_patient = [one.analysis is not None and one.analysis.by_patient for one in tested]
 
     def block(first: int, n: int) -> Counts:
         by_arm = {a.name: np.zeros((n, len(names)), np.int32) for a in arms}
         sums = {a.name: np.zeros((n, len(further.names(design)))) for a in arms}
         numbers = {a.name: np.zeros(x.shape, np.int32) for a, x in zip(arms, sums.values(), strict=True)}
-        by_look = np.zeros((n, len(sizes), len(arms)), np.int64)
-        patients: list[effects.Patients] = []
+        by_look = [np.zeros((n, len(sizes), len(arms)), np.int64) for _ in tested]
+        patients: list[list[effects.Patients]] = [[] for _ in tested]
         done = 0
         for index, a, start in groups:
-            row, outcomes = 0, []
+            row = 0
+            outcomes: list[list[effects.Patients]] = [[] for _ in tested]
             for _, number, v in courses(design, a, draws, n, seed, engine, first):
                 at = number - first
                 if start == 0:
@@ -227,23 +256,35 @@ def patient_blocks(
                     values, present = further.values(design, a, v)
                     _add(sums[a.name], at, values)
                     _add(numbers[a.name], at, present)
-                if design.analysis is not None:
-                    own = effects.observed(design, a, v)
-                    if by_count:
-                        place = start + (row + np.arange(len(number))) % a.n
-                        look = np.searchsorted(sizes[:, index], place, side="right")
-                        np.add.at(by_look[:, :, index], (at, look), own.value & own.present)
-                    else:
-                        outcomes.append(own)
+                for k, one in enumerate(tested):
+                    own = effects.observed(one, a, v)
+                    if by_patient[k]:
+                        outcomes[k].append(own)
+                        continue
+                    place = start + (row + np.arange(len(number))) % a.n
+                    look = np.searchsorted(sizes[:, index], place, side="right")
+                    np.add.at(by_look[k][:, :, index], (at, look), own.value & own.present)
                 row += len(number)
                 done += len(number)
                 progress("trials", first + done // total, design.trial.n_trials)
-            if by_patient and start == 0:
-                patients.append(effects.arranged(outcomes, a.n))
-            elif by_patient:
-                patients[index] = effects.with_later(patients[index], effects.arranged(outcomes, a.n))
-        found = effects.effects(design, patients, seed, first) if by_patient else None
-        return Counts(names, by_arm, by_look.cumsum(axis=1) if by_count else None, found, sums, numbers)
+            for k in range(len(tested)):
+                if not by_patient[k]:
+                    continue
+                new = effects.arranged(outcomes[k], a.n)
+                if start == 0:
+                    patients[k].append(new)
+                else:
+                    patients[k][index] = effects.with_later(patients[k][index], new)
+        counts = Counts(names, by_arm, None, None, sums, numbers)
+        if design.analysis is None:
+            return counts
+        found = [
+            effects.effects(one, patients[k], seed, first) if by_patient[k] else by_look[k].cumsum(axis=1)
+            for k, one in enumerate(tested)
+        ]
+        counts = counts._replace(**{"effects" if by_patient[0] else "analysed": found[0]})
+        labels = [second.label for second in design.analysis.secondary]
+        return counts._replace(secondary=dict(zip(labels, found[1:], strict=True))) if labels else counts
 
     return block
 
@@ -255,10 +296,12 @@ def _groups(design: Scenario, arms: Sequence[PlannedArm]) -> Iterator[tuple[int,
     """
     yield from ((index, a, 0) for index, a in enumerate(arms))
     first = sum(a.n for a in arms)
-    for index, (a, most) in enumerate(zip(arms, sizes_analysed(design)[-1].tolist(), strict=True)):
-        if most > a.n:
-            yield index, a._replace(n=most - a.n, first_patient=first), a.n
-            first += most - a.n
+    later = [most - a.n for a, most in zip(arms, sizes_analysed(design)[-1].tolist(), strict=True)]
+    own = randomisation.allocations(design.randomisation, later, first)
+    for index, (a, more) in enumerate(zip(arms, later, strict=True)):
+        if more > 0:
+            yield index, a._replace(n=more, first_patient=first, allocation=own[index]), a.n
+            first += more
 
 
 def _add(total: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:
@@ -292,9 +335,9 @@ def simulate_cohort(
     done, two_drugs = 0, any(a.second_drug for a in arms)
     hours = 24.0 * np.array([*(design.screening.visits_d if design.screening else ()), 0, *design.trial.visits_d])
     for a in arms:
-        first = 0
-        for draw, _, v in courses(design, a, draws, n_draws, seed, engine):
-            patient = a.first_patient + (first + np.arange(len(draw))) % a.n
+        first, own = 0, numbers_of(a, draws, seed)
+        for draw, number, v in courses(design, a, draws, n_draws, seed, engine):
+            patient = own(number, (first + np.arange(len(draw))) % a.n)
             first += len(draw)
             yield cohort_table(a.name, draw, patient, hours, v, (a.drug, a.second_drug) if two_drugs else None)
             done += 1
@@ -312,7 +355,7 @@ def summarise_cohort(
     """The cohort of ``simulate_cohort`` as a table of shares, moments and quantiles; memory does not grow with it."""
     draws = posterior_draws(posterior, design.trial.posterior_draws)
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
-    rosters = {a.name: roster(a, draws, number_of(draws)) for a in arms}
+    rosters = {a.name: roster(a, draws, number_of(draws), seed=seed) for a in arms}
     total, done, summaries = sum(people.n for people in rosters.values()), 0, {}
     for a in arms:
         before = done

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pkpd.parameters import Library, Population, load_library, with_values
+from pkpd.randomisation import Allocation, allocations
 from pkpd.regimens import active_drugs
 from pkpd.screening import screen_of
 from pkpd.stages import protocol_of
@@ -33,7 +34,8 @@ class PlannedArm(NamedTuple):
 
     first_patient: numbers run on across the arms of parallel groups; of a crossover each arm has the same. fixed: names
     of population parameters that the scenario sets, so that no posterior replaces them. ec50_ratio: factor on the EC50
-    of a draw, [draws] where it differs between them; the population has a single one already.
+    of a draw, [draws] where it differs between them; the population has a single one already. allocation: which of the
+    trial's patients are the arm's own where they are randomised in blocks; None: those from first_patient on.
     """
 
     name: str
@@ -45,6 +47,7 @@ class PlannedArm(NamedTuple):
     disease: str = "itp"
     fixed: tuple[str, ...] = ()
     ec50_ratio: Any = 1.0
+    allocation: Allocation | None = None
     second_drug: str = ""  # the other that its patients may take, of which is population.second
 
 
@@ -74,7 +77,9 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
     scenario.need_patients()
     arms: list[PlannedArm] = []
     disease, crossover = scenario.entry.disease, scenario.trial.design == "crossover"
-    firsts = first_patients(scenario, [a.n for a in scenario.arms])
+    sizes = [a.n for a in scenario.arms]
+    firsts = first_patients(scenario, sizes)
+    own_patients = allocations(scenario.randomisation, sizes)
     table = scenario.entry.table()
     for period, (a, first) in enumerate(zip(scenario.arms, firsts, strict=True)):
         taken, second = (*active_drugs(scenario, a), "", "")[:2]
@@ -82,7 +87,8 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             library if library and (library.drug, library.disease) == (drug, disease) else load_library(drug, disease)
             for drug in (taken or COMPARATOR, *filter(None, [second]))
         )
-        values = scenario.parameters if scenario.rescue.enabled else {**scenario.parameters, **NO_RESCUE}
+        asked = {**scenario.parameters, **scenario.entry.shares}
+        values = asked if scenario.rescue.enabled else {**asked, **NO_RESCUE}
         population, *of_second = (
             _with_ec50(with_values(x.population(dtype), values), a.ec50_ratio) for x in (own, *others)
         )
@@ -102,10 +108,12 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             period=np.uint32(period) if crossover else None,
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
+            limits=scenario.entry.limits(scenario.asks_for_ages is not None),
             screen=None if scenario.screening is None else screen_of(scenario.screening, scenario.entry),
             rescue=None if by_rule is None else RescueRule(np.float32(by_rule), np.int32(scenario.rescue.from_d)),
         )
         ratio = np.asarray(a.ec50_ratio) if isinstance(a.ec50_ratio, tuple) else a.ec50_ratio
         fixed = tuple(sorted(values))
-        arms.append(PlannedArm(a.name, a.n, first, taken or "placebo", population, arm, disease, fixed, ratio, second))
+        planned = PlannedArm(a.name, a.n, first, taken or "placebo", population, arm, disease, fixed, ratio)
+        arms.append(planned._replace(allocation=own_patients[period], second_drug=second))
     return arms

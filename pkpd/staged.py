@@ -95,7 +95,7 @@ def course(
         def visited(s: Status, record: dict[str, Array]) -> tuple[Status, dict[str, Array]]:
             here = visit_d[v] == end
             own = jax.tree.map(lambda x: x[v], numbers)
-            after, seen = _visit(protocol, s, now, own, noise, patients.weight_kg, arm, v, end, days[v], missed[v])
+            after, seen = _visit(protocol, s, now, own, noise, patients.body, arm, v, end, days[v], missed[v])
             s = jax.tree.map(partial(jnp.where, here), after, s)
             return s, {name: x.at[v].set(jnp.where(here, seen[name], x[v])) for name, x in record.items()}
 
@@ -222,7 +222,7 @@ def _missed(a: Adherence, missing: Array, keys: Array, day: Array) -> Array:
 
 
 def _visit(
-    protocol: Protocol, s: Status, now: Any, numbers: Numbers, noise: Any, weight_kg: Array, arm: trial.Arm, v: Array,
+    protocol: Protocol, s: Status, now: Any, numbers: Numbers, noise: Any, body: tuple, arm: trial.Arm, v: Array,
     day: Array, nominal: Array, missed: Array,
 ) -> tuple[Status, dict[str, Array]]:  # fmt: skip
     """Status after a visit on ``day`` and what is recorded of it, as if it took place for all patients.
@@ -255,7 +255,7 @@ def _visit(
     s, carries_on = _begin(protocol, s, v, day, nominal)
     shared = protocol.enters is None
     regimen = _regimen(protocol, jnp.asarray(protocol.stage_of_visit)[v] if shared else s.regimen)
-    decided, action = titration.decision(regimen.rule, s.dosing, count, nominal, weight_kg)
+    decided, action = titration.decision(regimen.rule, s.dosing, count, nominal, *body)
     acts = attends & s.on & carries_on & (s.reason == codes.IN_TRIAL)
     dosing = jax.tree.map(partial(jnp.where, acts), decided, s.dosing)
     zero = jnp.zeros_like(s.auc_nM_h)

@@ -190,10 +190,12 @@ def rule_rows(rule: Rule) -> tuple[RuleRow, ...]:
 
 
 def _weights(rule: Rule, row: int) -> list[str]:
-    if rule.weight_from_kg is None:
-        return []
-    low, high = float(rule.weight_from_kg[row]), float(rule.weight_below_kg[row])
-    return [f"from {low:g} kg"] * (low > 0) + [f"below {high:g} kg"] * math.isfinite(high)
+    found = []
+    for columns, unit in zip(titration.OF_PATIENTS, ("kg", "years"), strict=True):
+        if getattr(rule, columns[0]) is not None:
+            low, high = (float(getattr(rule, name)[row]) for name in columns)
+            found += [f"from {low:g} {unit}"] * (low > 0) + [f"below {high:g} {unit}"] * math.isfinite(high)
+    return found
 
 
 def unit_of(quantity: str) -> str:
@@ -213,7 +215,7 @@ def unit_of(quantity: str) -> str:
     if quantity.startswith(("risk_difference", "width")):
         return "points"
     ends = {"_ng_h_per_ml": "ng·h/mL", "_ng_per_ml": "ng/mL", "_mg": "mg", "_d": "days"}
-    found = next((unit for end, unit in ends.items() if quantity.endswith(end)), None)
+    found = next((unit for end, unit in ends.items() if quantity.endswith(end) or f"{end}_" in quantity), None)
     return "days" if quantity.startswith("days_above") else found or "%"
 
 

@@ -237,7 +237,7 @@ def test_long_after_a_switch_patients_are_as_if_they_had_taken_the_second_drug_f
 def test_the_two_drugs_are_taken_by_the_same_patients(screening):
     a = planned_arms(load_scenario("switch_at_failure", [screening] * bool(screening)))[0]
     keys = random.patient_keys(random.root(4), *(jnp.zeros(200, jnp.int32),) * 2, jnp.arange(200))
-    draw = (keys, a.arm.baseline_below, a.arm.table, a.arm.screen)
+    draw = (keys, a.arm.baseline_below, a.arm.table, a.arm.screen, a.arm.limits)
     first, second = (trial.drawn(population, *draw) for population in (a.population, a.population.second))
     for name in (*schema()["physiology"], "dimer_efficacy"):
         np.testing.assert_array_equal(*(getattr(x.parameters, name) for x in (first, second)), err_msg=name)
