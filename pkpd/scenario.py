@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pkpd import endpoints, outcomes, titration
 from pkpd.accrual import Accrual
-from pkpd.analysis import Analysis, Outcome, alone
+from pkpd.analysis import Analysis, Outcome, alone, tests_of
 from pkpd.errors import InputError, nearest
 from pkpd.interims import Interims
 from pkpd.patients import read_patients
@@ -120,10 +120,10 @@ class Scenario(Table):
         for name, table in self.titration.items():
             if table.rule().age_from_y is not None:
                 return f"titration{'.' * bool(name)}{name}.bands"
-        for key, of in (("randomisation", self.randomisation), ("analysis", self.analysis)):
+        for key, of in (("randomisation", self.randomisation), *tests_of(self.analysis)):
             if of and isinstance(of.strata, Strata) and of.strata.age_y:
                 return f"{key}.strata.age_y"
-        return "analysis.covariates" if self.analysis and "age_y" in self.analysis.covariates else None
+        return next((f"{key}.covariates" for key, of in tests_of(self.analysis) if "age_y" in of.covariates), None)
 
     def need_patients(self) -> None:
         """InputError where outcomes are stated, so that there is nobody to simulate."""

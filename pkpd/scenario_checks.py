@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pkpd import outcomes, screening
-from pkpd.analysis import TESTS, alone, check_outcome
+from pkpd.analysis import TESTS, alone, check_outcome, tests_of
 from pkpd.errors import InputError, nearest
 from pkpd.hypotheses import check_graph, check_order, hypotheses
 from pkpd.interims import check_interims
@@ -47,9 +47,8 @@ def check(scenario: Scenario) -> None:
     if scenario.randomisation:
         _check_randomisation(scenario, scenario.randomisation)
     if scenario.analysis:
-        check_same_strata(scenario, scenario.analysis, "analysis")
-        for index, second in enumerate(scenario.analysis.secondary, start=1):
-            check_same_strata(scenario, second, f"analysis.secondary[{index}]")
+        for key, test in tests_of(scenario.analysis):
+            check_same_strata(scenario, test, key)
         _check_analysis(scenario, scenario.analysis)
     if scenario.interims:
         check_interims(scenario.interims, scenario.analysis, {arm.name: arm.n for arm in scenario.arms})
@@ -391,10 +390,9 @@ def _check_covariates(scenario: Scenario, library: Library, where: str) -> None:
     used: list[tuple[str, tuple[str, ...]]] = []
     if scenario.randomisation and scenario.randomisation.strata:
         used.append(("randomisation.strata", scenario.randomisation.strata.covariates))
-    if scenario.analysis:
-        strata = scenario.analysis.strata
-        used.append(("analysis.strata", strata.covariates if isinstance(strata, Strata) else ()))
-        used.append(("analysis.covariates", tuple(n for n in scenario.analysis.covariates if n in COVARIATES)))
+    for key, test in tests_of(scenario.analysis):
+        used.append((f"{key}.strata", test.strata.covariates if isinstance(test.strata, Strata) else ()))
+        used.append((f"{key}.covariates", tuple(name for name in test.covariates if name in COVARIATES)))
     table = scenario.entry.eligible()
     for key, names in used:
         for name in names:
