@@ -17,7 +17,7 @@ from pkpd.parameters import Demography
 from pkpd.patients import COVARIATES, Conditions, in_words
 from pkpd.randomisation import check_randomisation
 from pkpd.stages import active_drug, check_stages, needs_protocol, stages_of
-from pkpd.strata import AS_RANDOMISED, Strata
+from pkpd.strata import AS_RANDOMISED
 from pkpd.tomlfile import shown
 
 MAX_CLOSED = 6  # active arms of a closed test, which has a hypothesis for every set of them
@@ -388,13 +388,9 @@ def _below(x: float, log_mean: float, log_sd: float) -> float:
 
 def _check_covariates(scenario: Scenario, library: Library, where: str) -> None:
     """InputError where strata or a regression name a covariate in which all patients of the trial are alike."""
-    used: list[tuple[str, tuple[str, ...]]] = []
-    if scenario.randomisation and scenario.randomisation.strata:
-        used.append(("randomisation.strata", scenario.randomisation.strata.covariates))
-    if scenario.analysis:
-        strata = scenario.analysis.strata
-        used.append(("analysis.strata", strata.covariates if isinstance(strata, Strata) else ()))
-        used.append(("analysis.covariates", tuple(n for n in scenario.analysis.covariates if n in COVARIATES)))
+    used = [(f"{key}.strata", strata.covariates) for key, strata in scenario.stratified.items()]
+    for key, one in scenario.analyses.items():
+        used.append((f"{key}.covariates", tuple(name for name in one.covariates if name in COVARIATES)))
     table = scenario.entry.eligible()
     for key, names in used:
         for name in names:
