@@ -228,14 +228,6 @@ class Analysis(Tested):
                 )
 
 
-def tests_of(analysis: Analysis | None) -> list[tuple[str, Tested]]:
-    """The primary test and those of secondary endpoints, each with its key."""
-    if analysis is None:
-        return []
-    secondary = enumerate(analysis.secondary, start=1)
-    return [("analysis", analysis), *((f"analysis.secondary[{index}]", second) for index, second in secondary)]
-
-
 def alone(analysis: Analysis, secondary: Secondary, landmark_d: int | None) -> Analysis:
     """The analysis with a secondary endpoint in place of its primary; ``landmark_d`` of the primary is kept."""
     of = {name: getattr(secondary, name) for name in Tested.model_fields}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pkpd import outcomes, screening
-from pkpd.analysis import TESTS, alone, check_outcome, tests_of
+from pkpd.analysis import TESTS, alone, check_outcome
 from pkpd.errors import InputError, nearest
 from pkpd.hypotheses import check_graph, check_order, hypotheses
 from pkpd.interims import check_interims
@@ -17,7 +17,7 @@ from pkpd.parameters import Demography
 from pkpd.patients import COVARIATES, Conditions, in_words
 from pkpd.randomisation import check_randomisation
 from pkpd.stages import active_drug, check_stages, needs_protocol, stages_of
-from pkpd.strata import AS_RANDOMISED, Strata
+from pkpd.strata import AS_RANDOMISED
 from pkpd.tomlfile import shown
 
 MAX_CLOSED = 6  # active arms of a closed test, which has a hypothesis for every set of them
@@ -47,7 +47,7 @@ def check(scenario: Scenario) -> None:
     if scenario.randomisation:
         _check_randomisation(scenario, scenario.randomisation)
     if scenario.analysis:
-        for key, test in tests_of(scenario.analysis):
+        for key, test in scenario.analyses.items():
             check_same_strata(scenario, test, key)
         _check_analysis(scenario, scenario.analysis)
     if scenario.interims:
@@ -387,12 +387,9 @@ def _below(x: float, log_mean: float, log_sd: float) -> float:
 
 def _check_covariates(scenario: Scenario, library: Library, where: str) -> None:
     """InputError where strata or a regression name a covariate in which all patients of the trial are alike."""
-    used: list[tuple[str, tuple[str, ...]]] = []
-    if scenario.randomisation and scenario.randomisation.strata:
-        used.append(("randomisation.strata", scenario.randomisation.strata.covariates))
-    for key, test in tests_of(scenario.analysis):
-        used.append((f"{key}.strata", test.strata.covariates if isinstance(test.strata, Strata) else ()))
-        used.append((f"{key}.covariates", tuple(name for name in test.covariates if name in COVARIATES)))
+    used = [(f"{key}.strata", strata.covariates) for key, strata in scenario.stratified.items()]
+    for key, one in scenario.analyses.items():
+        used.append((f"{key}.covariates", tuple(name for name in one.covariates if name in COVARIATES)))
     table = scenario.entry.eligible()
     for key, names in used:
         for name in names:
