@@ -61,7 +61,8 @@ def simulate_scenario(
     import xarray as xr
 
     arms = planned_arms(scenario, library=library)
-    numbers, two_drugs = _numbers(scenario, arms, patients, seed), any(arm.second_drug for arm in arms)
+    numbers = _numbers(scenario, arms, patients, seed)
+    two_drugs = any(arm.second_drug for arm in arms)
     parts = [_arm(arm, own, scenario, seed, two_drugs) for arm, own in zip(arms, numbers, strict=True)]
     dataset = xr.concat(parts, "patient")
     dataset.attrs = {

@@ -87,8 +87,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             library if library and (library.drug, library.disease) == (drug, disease) else load_library(drug, disease)
             for drug in (taken or COMPARATOR, *filter(None, [second]))
         )
-        asked = {**scenario.parameters, **scenario.entry.shares}
-        values = asked if scenario.rescue.enabled else {**asked, **NO_RESCUE}
+        values = {**scenario.parameters, **scenario.entry.shares, **({} if scenario.rescue.enabled else NO_RESCUE)}
         population, *of_second = (
             _with_ec50(with_values(x.population(dtype), values), a.ec50_ratio) for x in (own, *others)
         )
@@ -114,6 +113,19 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
         )
         ratio = np.asarray(a.ec50_ratio) if isinstance(a.ec50_ratio, tuple) else a.ec50_ratio
         fixed = tuple(sorted(values))
-        planned = PlannedArm(a.name, a.n, first, taken or "placebo", population, arm, disease, fixed, ratio)
-        arms.append(planned._replace(allocation=own_patients[period], second_drug=second))
+        arms.append(
+            PlannedArm(
+                a.name,
+                a.n,
+                first,
+                taken or "placebo",
+                population,
+                arm,
+                disease,
+                fixed,
+                ratio,
+                allocation=own_patients[period],
+                second_drug=second,
+            )
+        )
     return arms

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pkpd import endpoints, outcomes, titration
 from pkpd.accrual import Accrual
-from pkpd.analysis import Analysis, Outcome, alone
+from pkpd.analysis import Analysis, Outcome, Tested, alone
 from pkpd.errors import InputError, nearest
 from pkpd.interims import Interims
 from pkpd.patients import read_patients
@@ -120,10 +120,25 @@ class Scenario(Table):
         for name, table in self.titration.items():
             if table.rule().age_from_y is not None:
                 return f"titration{'.' * bool(name)}{name}.bands"
-        for key, of in (("randomisation", self.randomisation), ("analysis", self.analysis)):
-            if of and isinstance(of.strata, Strata) and of.strata.age_y:
+        for key, strata in self.stratified.items():
+            if strata.age_y:
                 return f"{key}.strata.age_y"
-        return "analysis.covariates" if self.analysis and "age_y" in self.analysis.covariates else None
+        return next((f"{key}.covariates" for key, one in self.analyses.items() if "age_y" in one.covariates), None)
+
+    @property
+    def analyses(self) -> dict[str, Tested]:
+        """The analysis of every endpoint by its key."""
+        if self.analysis is None:
+            return {}
+        seconds = {f"analysis.secondary[{i}]": one for i, one in enumerate(self.analysis.secondary, start=1)}
+        return {"analysis": self.analysis, **seconds}
+
+    @property
+    def stratified(self) -> dict[str, Strata]:
+        """All strata by the key of the table that names them."""
+        named = {"randomisation": self.randomisation.strata if self.randomisation else None}
+        named |= {key: one.strata for key, one in self.analyses.items() if isinstance(one.strata, Strata)}
+        return {key: strata for key, strata in named.items() if strata is not None}
 
     def need_patients(self) -> None:
         """InputError where outcomes are stated, so that there is nobody to simulate."""

@@ -18,7 +18,7 @@ from pkpd.patients import COVARIATES, Conditions, in_words
 from pkpd.randomisation import check_randomisation
 from pkpd.regimens import active_drugs, regimens_of
 from pkpd.stages import check_stages, check_switches, needs_protocol
-from pkpd.strata import AS_RANDOMISED, Strata
+from pkpd.strata import AS_RANDOMISED
 from pkpd.tomlfile import shown
 
 MAX_CLOSED = 6  # active arms of a closed test, which has a hypothesis for every set of them
@@ -48,9 +48,8 @@ def check(scenario: Scenario) -> None:
     if scenario.randomisation:
         _check_randomisation(scenario, scenario.randomisation)
     if scenario.analysis:
-        check_same_strata(scenario, scenario.analysis, "analysis")
-        for index, second in enumerate(scenario.analysis.secondary, start=1):
-            check_same_strata(scenario, second, f"analysis.secondary[{index}]")
+        for key, test in scenario.analyses.items():
+            check_same_strata(scenario, test, key)
         _check_analysis(scenario, scenario.analysis)
     if scenario.interims:
         check_interims(scenario.interims, scenario.analysis, {arm.name: arm.n for arm in scenario.arms})
@@ -389,13 +388,9 @@ def _below(x: float, log_mean: float, log_sd: float) -> float:
 
 def _check_covariates(scenario: Scenario, library: Library, where: str) -> None:
     """InputError where strata or a regression name a covariate in which all patients of the trial are alike."""
-    used: list[tuple[str, tuple[str, ...]]] = []
-    if scenario.randomisation and scenario.randomisation.strata:
-        used.append(("randomisation.strata", scenario.randomisation.strata.covariates))
-    if scenario.analysis:
-        strata = scenario.analysis.strata
-        used.append(("analysis.strata", strata.covariates if isinstance(strata, Strata) else ()))
-        used.append(("analysis.covariates", tuple(n for n in scenario.analysis.covariates if n in COVARIATES)))
+    used = [(f"{key}.strata", strata.covariates) for key, strata in scenario.stratified.items()]
+    for key, one in scenario.analyses.items():
+        used.append((f"{key}.covariates", tuple(name for name in one.covariates if name in COVARIATES)))
     table = scenario.entry.eligible()
     for key, names in used:
         for name in names:

@@ -241,6 +241,24 @@ def test_in_words():
     assert "Strata: splenectomy or not" in lines
 
 
+HOLM = "analysis.multiplicity=holm"
+
+
+def secondary(strata):
+    test = "endpoint='response_any', test='cochran-mantel-haenszel'"
+    return f"analysis.secondary=[{{{test}, strata={strata}}}]"
+
+
+def test_secondary_endpoints_have_the_same_strata_if_they_ask_for_them():
+    d = load_scenario("phase3", [*SMALL, HOLM, "randomisation.block=5", STRATA, secondary("'as randomised'")])
+    assert d.analysis.strata is None and d.analysis.secondary[0].strata == d.randomisation.strata
+    by_age = load_scenario("phase3", [*SMALL, HOLM, secondary("{age_y=[60.0]}")])
+    assert by_age.asks_for_ages == "analysis.secondary[1].strata.age_y"
+    told = r"analysis.secondary\[1\].strata: corticosteroid: corticosteroid_share = 0, so all patients are alike"
+    with pytest.raises(InputError, match=told):
+        load_scenario("phase3", [*SMALL, HOLM, secondary("{corticosteroid=true}")])
+
+
 def test_strata_are_numbered_by_all_that_divides_them():
     strata = Strata(baseline_1e9_per_l=(10.0, 15.0), splenectomy=True)
     known = {
@@ -299,3 +317,17 @@ def test_designs_without_randomised_patients_are_refused():
         load_scenario("group_sequential", ["randomisation.block=2"])
     with pytest.raises(InputError, match="randomisation: one arm has nothing to randomise; legal: at least two"):
         load_scenario("children", ["randomisation.block=2"])
+
+
+def test_secondary_endpoints_take_the_strata_of_the_randomisation():
+    second = "[{endpoint='response_any', test='logistic', strata='as randomised', covariates=['age_y']}]"
+    settings = ["randomisation={strata={baseline_1e9_per_l=[15.0]}, block=5}", f"analysis.secondary={second}",
+                "arms.1.n=20", "arms.2.n=20", "arms.3.n=10", "analysis.multiplicity=holm"]  # fmt: skip
+    scenario = load_scenario("phase3", settings)
+    assert scenario.analysis.secondary[0].strata == scenario.randomisation.strata
+    assert scenario.asks_for_ages == "analysis.secondary[1].covariates"
+    with pytest.raises(InputError, match=r"analysis.secondary\[1\].strata = 'as randomised': .randomisation. has no"):
+        load_scenario("phase3", settings[1:])
+    bad = second.replace("'as randomised'", "{splenectomy=true}")
+    with pytest.raises(InputError, match=r"analysis.secondary\[1\].strata: splenectomy"):
+        load_scenario("phase3", [f"analysis.secondary={bad}", "parameters.splenectomy_share=0", settings[-1]])
