@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -30,6 +31,8 @@ MOST_TICKS = 9
 STEPS_D, STEPS_W = (1, 2, 4, 7, 14), (1, 2, 4, 8, 12, 26, 52)  # between ticks
 NARROW = 0.09  # share of the calendar in which a label does not fit
 WRAP = 30  # characters of a line
+WHITE = {"fc": "white", "ec": "none", "pad": 1}  # behind words that a line would cross
+INSIDE = 0.24  # share of an axis of counts in which words beside a band do not fit
 LEGEND = 130  # characters side by side, those for a marker included
 
 
@@ -65,7 +68,13 @@ def time_axis(ax: Axes, last_d: float, label: bool = True) -> Calendar:
 
 
 def wrapped(text: str, width: int = WRAP) -> str:
-    return "\n".join(textwrap.wrap(text, width))
+    """Lines of at most this width; a dose stays with its unit."""
+    return "\n".join(textwrap.wrap(text.replace(" mg", "\u00a0mg"), width)).replace("\u00a0", " ")
+
+
+def paler(colour: str, alpha: float) -> str:
+    """The colour that one of this transparency shows on white."""
+    return to_hex(1 - alpha * (1 - np.array(to_rgb(colour))))
 
 
 def legend_columns(handles: Sequence[Any]) -> int:
@@ -104,19 +113,21 @@ def schematic(
                 lines = wrapped(text, max(13, int(105 * width / end)))
                 if lines.count("\n") < 3 and width > NARROW * end:
                     small = 9 if "\n" not in lines else 7.5
-                    ax.annotate(lines, (first + width / 2, lane), va="center", ha="center", fontsize=small)
+                    behind = {"fc": paler(colours[arm], shade), "ec": "none", "pad": 1.5}  # lines of days end at words
+                    ax.annotate(lines, (first + width / 2, lane), va="center", ha="center", fontsize=small, bbox=behind,
+                                zorder=6)  # fmt: skip
                 else:
                     ax.annotate(text, (first, lane - 0.36), va="bottom", ha="left", fontsize=7.5, xytext=(2, 0),
                                 textcoords="offset points")  # fmt: skip
         for stage in stages if common and len(stages) > 1 else ():
             ax.annotate(stage.name, (unit.of(stage.first_d + stage.last_d) / 2, -0.52), ha="center", va="center",
-                        fontsize=9, fontweight="bold")  # fmt: skip
+                        fontsize=9, fontweight="bold", bbox=WHITE, zorder=6)  # fmt: skip
         visits = len(arms)
         ax.plot(unit.of(visits_d), np.full(len(visits_d), visits), "|", color="black", ms=11, mew=1.4)
         ax.vlines(unit.of(visits_d), -0.5, visits - 0.3, color="#333333", lw=0.5, alpha=0.25)
-        _landmark(ax, 0.0, entry, "left", -0.9)
+        _landmark(ax, 0.0, entry, "left", -1.3)
         if endpoint is not None:
-            _landmark(ax, float(unit.of(endpoint[0])), endpoint[1], "right", -1.3)
+            _landmark(ax, float(unit.of(endpoint[0])), endpoint[1], "right", -0.9)
         ax.set_yticks(range(len(arms) + 1), [*(f"{wrapped(arm)}\nn = {n}" for arm, n in sizes.items()), "visits"])
         ax.set_ylim(visits + 0.25, -1.6)
         ax.tick_params(axis="y", length=0)
@@ -132,7 +143,7 @@ def _landmark(ax: Axes, at: float, text: str, side: str, height: float) -> None:
     room = "left" if at < 0.5 * ax.get_xlim()[1] else side
     ax.plot([at, at], [height, 20], color="black", lw=1.2, ls=(0, (4, 2)), clip_on=True)
     ax.annotate(text, (at, height), xytext=(4 if room == "left" else -4, 0), textcoords="offset points", ha=room,
-                va="center", fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 1}, zorder=6)  # fmt: skip
+                va="center", fontsize=9, bbox=WHITE, zorder=6)  # fmt: skip
 
 
 def rule(protocols: Sequence[Protocol]) -> Figure:
@@ -151,10 +162,12 @@ def rule(protocols: Sequence[Protocol]) -> Figure:
                 words = wrapped(row.timing, 34) if row.timing != "any visit" else ""
                 words += ("\n" if words else "") + "while interrupted" * (row.state == "interrupted")
                 if words.strip():
-                    room = right < 0.6 * high  # to the right of the band, else to the left
-                    at, side, shift = (right, "left", 6) if room else (left, "right", -6)
+                    after, before = (math.log(b / a) / math.log(high / low) for a, b in ((right, high), (low, left)))
+                    at, side, shift = (right, "left", 6) if after >= before else (left, "right", -6)
+                    if max(after, before) < INSIDE:
+                        at, side, shift = math.sqrt(left * right), "center", 0
                     ax.annotate(words.strip(), (at, y), xytext=(shift, 0), textcoords="offset points", ha=side,
-                                va="center", fontsize=8.5)  # fmt: skip
+                                va="center", fontsize=8.5, bbox=WHITE if side == "center" else None)  # fmt: skip
             ax.set_yticks(range(len(p.rows)), [f"{y}. {row.does}" for y, row in enumerate(p.rows, 1)])
             ax.set_ylim(len(p.rows) - 0.4, -0.6)
             ax.set_xscale("log")

@@ -35,7 +35,7 @@ def swimmers(arm: VirtualArm, days: np.ndarray, colours: dict[float, str]) -> Fi
         for v in range(len(days)):
             if left[v, p]:
                 continue
-            kind = "stopped for good" if c.stopped[v, p] else "interrupted" if c.interrupted[v, p] else "no drug"
+            kind = "stopped by the rule" if c.stopped[v, p] else "interrupted" if c.interrupted[v, p] else "no drug"
             if c.dose_mg[v, p] > 0:
                 kind = colours[float(levels[np.argmin(np.abs(levels - c.dose_mg[v, p]))])]
             rows.setdefault(OFF.get(kind, kind), []).append((p, unit.of(start[v]), unit.of(days[v] - start[v])))

@@ -37,7 +37,7 @@ def render(
 ) -> str:
     """The page; the virtual patients of its pictures are simulated here, as ``run_trial`` simulated its own."""
     from inference.drawn import draws_of
-    from inference.report import virtual
+    from inference.report import relapse, virtual
     from inference.report.trial_figures import pictures
     from inference.store import load_fitted
     from inference.whatif.null import under_null
@@ -52,6 +52,7 @@ def render(
     n_draws = int(table["n_draws"].max())
     rates = rate_rows(design, table)
     overshoot = overshoot_rows(design, rates, arms) if arms else []
+    relapses = relapse.curves(arms)
     found = pictures(design, rates, overshoot, table, arms)
     decided = decisions(design, table, n_draws)
     ends = [row for row in decided if "at look" in row["quantity"]]
@@ -80,6 +81,10 @@ def render(
         "banded": all(a.response_range is not None for a in arms),
         "whole_trials": min((len(a.rates) for a in arms), default=0),
         "overshoot": overshoot,
+        "relapse": relapse.rows(relapses),
+        "relapse_days": relapse.days_read(relapses) if relapses else [],
+        "relapse_below": relapse.limits(design),
+        "relapse_curves": relapses,
         "fixed": fixed_values(design, draws) if arms else {},
         "style": style(),
     }
@@ -105,6 +110,7 @@ def _sections(found: Mapping[str, Any]) -> dict[str, str]:
         "looks": "Interim looks" if found["looks"] else "",
         "platelets": "Platelet counts" if found["arms"] else "",
         "doses": "Doses" if "doses" in found["figures"] else "",
+        "relapse": "Relapse after treatment" if "relapse" in found["figures"] else "",
         "patients": "Patients one by one" if "swimmers-1" in found["figures"] else "",
         "overshoot": "Overshoot against response" if "overshoot" in found["figures"] else "",
         "exposure": "Exposure" if "exposure" in found["figures"] else "",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from inference import plots_protocol, plots_swimmers, plots_trial
+from inference import plots_protocol, plots_relapse, plots_swimmers, plots_trial
+from inference.report import relapse
 from inference.report.figures import data_uri
 from inference.report.protocol import protocols, stages_of, words
 from inference.report.virtual import count_quantiles, exposure
@@ -133,6 +134,10 @@ def _of_patients(design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequen
     made: Made = {"counts": (plots_trial.counts(arms, days), f"Platelet counts over time by arm; {_medians(arms)}")}
     if treated:
         made["doses"] = plots_trial.doses(treated, days), "Share of patients at each dose over time by arm"
+    if curves := relapse.curves(arms):
+        half = ", ".join(f"{c.arm} {relapse.median_d(c) or 'not reached'}" for c in curves)
+        drawn = plots_relapse.relapse(curves, [a.name for a in arms])
+        made["relapse"] = drawn, f"Time without relapse after treatment ended by arm; median days: {half}"
     if design.entry.disease == "itp":
         made |= _of_response_and_overshoot(design, treated or list(arms), overshoot)
     groups: dict[str, list[np.ndarray]] = {}
