@@ -21,11 +21,11 @@ from inference.progress import Progress, silent
 from inference.studies import values_of
 from inference.whatif import characteristics, effects, further, per_trial, runs
 from inference.whatif.calendar import calendar
-from inference.whatif.characteristics import SUMMARY_COLUMNS
 from inference.whatif.counts import Counts, sizes_analysed, stated
 from inference.whatif.decisions import decide
 from inference.whatif.errors import cautious_se, clustered_se, quantile_with_se, wilson
 from inference.whatif.null import under_null
+from inference.whatif.summed import SUMMARY_COLUMNS
 from inference.whatif.two_by_two import p_values
 from pkpd import endpoints, notebook, streaming, trial
 from pkpd.devices import AUTOMATIC, tile_width
@@ -158,11 +158,17 @@ def run_trial(
             keep = checkpoint.begin(folder / CHECKPOINT, runs.identity(plan, kind, null))
         n_trials = design.trial.n_trials
         parts = runs.chunks(n_trials, runs.trials_a_chunk(design, kind["tile_width"]))
-        counts = runs.collect(parts, work, keep, _until(design, n_draws), lambda n: progress("trials", n, n_trials))
+        rows = characteristics.begun(design, n_draws, null)
+        write = None
+        if folder is not None:
+            write = held.enter_context(per_trial.writing(folder / per_trial.FILE, design, n_draws))
+        until = _until(design, n_draws)
+        for counts in runs.consecutive(parts, work, keep, until, lambda n: progress("trials", n, n_trials)):
+            characteristics.add(rows, design, counts)
+            if write is not None:
+                write(counts)
     progress("trials", 1, 1)
-    if folder is not None:
-        per_trial.write(folder / per_trial.FILE, design, counts, n_draws)
-    return characteristics.table(design, counts, n_draws, null)
+    return rows.table()
 
 
 def _until(design: Scenario, n_draws: int) -> runs.Until | None:

@@ -5,23 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from inference.whatif import further
 from inference.whatif.calendar import DAYS_A_WEEK
 from inference.whatif.counts import Counts, looks_of, sizes_analysed, stated_probabilities
 from inference.whatif.decisions import Decisions, columns_of, decide
-from inference.whatif.errors import NORMAL_95, clustered_se, quantile_with_se, wilson
 from inference.whatif.estimated import Estimated, bounds
 from inference.whatif.intervals import INTERVALS
+from inference.whatif.summed import Rows
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pkpd.analysis import Analysis
     from pkpd.scenario import Scenario
 
-SUMMARY_COLUMNS = (
-    "design", "comparison", "quantity", "estimate", "mc_se", "lower", "upper", "n_trials", "n_draws",
-)  # fmt: skip
 # What a test estimates where it needs the outcome of each patient.
 EFFECTS = {
     "cochran-mantel-haenszel": "log_odds_ratio", "risk-difference": "risk_difference", "logistic": "log_odds_ratio",
@@ -30,51 +28,17 @@ EFFECTS = {
 TRIAL = "whole trial"  # the comparison of figures that are of no arm
 
 
-class Rows:
-    """Rows of the summary as they are found: a mean or share of trials, or quantiles over them."""
-
-    def __init__(self, design: str, n_trials: int, n_draws: int) -> None:
-        self.design, self.n_trials, self.n_draws = design, n_trials, n_draws
-        self.cluster = np.arange(n_trials) % n_draws
-        self.rows: list[tuple[object, ...]] = []
-
-    def add(self, comparison: str, quantity: str, per_trial: np.ndarray) -> None:
-        """The mean over trials, of a share (bool) with Wilson's bounds."""
-        estimate, se = float(per_trial.mean()), clustered_se(per_trial, self.cluster)
-        bounds = (estimate - NORMAL_95 * se, estimate + NORMAL_95 * se)
-        if per_trial.dtype == bool:
-            bounds = wilson(estimate, se, self.n_trials)
-        self._append(comparison, quantity, estimate, se, *bounds)
-
-    def add_mean(self, comparison: str, quantity: str, sums: np.ndarray, numbers: np.ndarray) -> None:
-        """The mean over patients, from their sums and numbers in each trial; trials without any say nothing."""
-        total, n = sums.astype(np.float64), numbers.astype(np.float64)
-        if n.sum() == 0:
-            self._append(comparison, quantity, *[float("nan")] * 4)
-            return
-        estimate = float(total.sum() / n.sum())
-        # A ratio of means: its error is that of the deviations, by the delta method.
-        se = clustered_se((total - estimate * n) / n.mean(), self.cluster)
-        self._append(comparison, quantity, estimate, se, estimate - NORMAL_95 * se, estimate + NORMAL_95 * se)
-
-    def add_quantiles(self, comparison: str, quantity: str, per_trial: np.ndarray) -> None:
-        """The 2.5% and 97.5% quantiles of what one trial reports."""
-        for q in (0.025, 0.975):
-            value, se = quantile_with_se(per_trial, q)
-            bounds = (value - NORMAL_95 * se, value + NORMAL_95 * se)
-            self._append(comparison, f"{quantity}_q{100 * q:g}", value, se, *bounds)
-
-    def _append(self, *figures: object) -> None:
-        self.rows.append((self.design, *figures, self.n_trials, self.n_draws))
-
-
-def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) -> pd.DataFrame:
-    """The summary of trials: by arm the rate of each endpoint, by comparison what the analysis finds and decides.
+def begun(design: Scenario, n_draws: int, null: bool = False) -> Rows:
+    """The summary of a design before its first trial, for ``add``.
 
     With ``null`` the trials are of the null, and what would be a power is a type I error.
     """
-    n_trials = len(next(iter(counts.by_arm.values())))
-    rows = Rows(design.trial.name + (", null" if null else ""), n_trials, min(n_draws, n_trials))
+    return Rows(design.trial.name + (", null" if null else ""), n_draws, null)
+
+
+def add(rows: Rows, design: Scenario, counts: Counts) -> None:
+    """The next trials: by arm the rate of each endpoint, by comparison what the analysis finds and decides."""
+    rows.begin(len(next(iter(counts.by_arm.values()))))
     for arm in design.arms:
         for j, name in enumerate(counts.names):
             rate = counts.by_arm[arm.name][:, j] / arm.n
@@ -84,12 +48,18 @@ def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) ->
             for j, name in enumerate(further.names(design)):
                 rows.add_mean(arm.name, name, counts.sums[arm.name][:, j], counts.numbers[arm.name][:, j])
     if design.analysis is not None:
-        decisions = decide(design, counts)
-        _by_comparison(design, counts, decisions, rows, "type_1_error" if null else "power")
-        _of_the_trial(design, decisions, rows, "type_1_error" if null else "power")
+        decisions, chance = decide(design, counts), "type_1_error" if rows.null else "power"
+        _by_comparison(design, counts, decisions, rows, chance)
+        _of_the_trial(design, decisions, rows, chance)
     if counts.calendar is not None:
         _of_the_calendar(design, counts.calendar, decisions.look.max(axis=1) if design.analysis else None, rows)
-    return pd.DataFrame(rows.rows, columns=SUMMARY_COLUMNS)
+
+
+def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) -> pd.DataFrame:
+    """The summary of trials that were counted all at once."""
+    rows = begun(design, n_draws, null)
+    add(rows, design, counts)
+    return rows.table()
 
 
 def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Rows, chance: str) -> None:
@@ -102,12 +72,7 @@ def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Row
         difference, low, high = estimated(design, counts, i, look)
         quantity, interval = f"{effect_of(analysis)}_{analysis.endpoint}", interval_of(analysis)
         finite = np.isfinite(difference) & np.isfinite(low) & np.isfinite(high)
-        if finite.all():
-            rows.add(comparison, quantity, difference)
-            rows.add_quantiles(comparison, quantity, difference)
-        else:  # separated or empty data have no estimate; the median and the quantiles of the others say more
-            rows.add(comparison, f"{quantity}_estimable", finite)
-            rows.add_mean(comparison, quantity, np.where(finite, difference, 0.0), finite)
+        rows.add_estimate(comparison, quantity, difference, finite)
         truth = _true_difference(design, arm, control)
         if truth is not None:
             rows.add(comparison, f"{quantity}_bias", difference - truth)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from inference.whatif import further
 from inference.whatif.characteristics import TRIAL, effect_of, estimated, patients
 from inference.whatif.counts import Counts, looks_of
 from inference.whatif.decisions import columns_of, decide
-from inference.whatif.runs import chunks, trials_of
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
@@ -24,38 +24,50 @@ FILE = "trials.parquet"
 ROWS = 10_000  # written at a time
 
 
-def write(path: Path, design: Scenario, counts: Counts, n_draws: int) -> None:
-    """The table of ``parts`` as one Parquet file; memory does not grow with the trials."""
-    writer: pq.ParquetWriter | None = None
-    try:
-        for part in parts(design, counts, n_draws):
-            rows = pa.Table.from_pandas(part, preserve_index=False)
-            writer = writer or pq.ParquetWriter(path, rows.schema)
-            writer.write_table(rows)
-    finally:
-        if writer is not None:
-            writer.close()
+@contextmanager
+def writing(path: Path, design: Scenario, n_draws: int) -> Iterator[Callable[[Counts], None]]:
+    """A function that is given the counts of consecutive trials, and writes the table of single trials as Parquet.
 
-
-def parts(design: Scenario, counts: Counts, n_draws: int, rows: int = ROWS) -> Iterator[pd.DataFrame]:
-    """The table of single trials, so many rows at a time. Columns, in this order:
-
+    Columns, in this order:
     trial: number from 0. draw: number of the posterior draw that all patients of the trial follow; 0 without posterior.
     ``ARM: ENDPOINT``: patients of the arm with the endpoint, for every arm and endpoint, at the end of the trial.
-    For every comparison of the analysis, each at the look that ended it, where those are the patients seen by then:
     ``ARM: mean FURTHER``: mean (share) over its patients of what ``whatif.further`` names, nan where it is of nobody.
+    For every comparison of the analysis, each at the look that ended it, where those are the patients seen by then:
     ``ARM vs CONTROL: risk_difference`` (or another effect, as the test estimates it), ``..: lower``, ``..: upper``: of
     the analysis' endpoint, and the bounds of its interval at the analysis' confidence. ``..: rejected``: whether the
     null was. ``..: look``: number of that look, from 1. ``..: futile``: whether it ended as futile; with interims only.
     ``..: dropped``: whether the arm was, where losers are. ``..: extended``: whether a re-estimation added patients.
     ``whole trial: patients``: whose outcomes were used, with interims only.
     """
-    n_trials = len(next(iter(counts.by_arm.values())))
-    for chunk in chunks(n_trials, rows):
-        yield _rows(design, trials_of(counts, chunk), chunk.first, n_draws)
+    writer: pq.ParquetWriter | None = None
+    waiting: list[pa.Table] = []
+    first = 0
+
+    def groups(least: int) -> None:
+        """Writes groups of ROWS rows, wherever the parts end, while ``least`` are waiting."""
+        nonlocal writer, waiting
+        while sum(part.num_rows for part in waiting) >= least:
+            rows = pa.concat_tables(waiting).combine_chunks()
+            writer = writer or pq.ParquetWriter(path, rows.schema)
+            writer.write_table(rows.slice(0, ROWS))
+            waiting = [rows.slice(ROWS)]
+
+    def write(counts: Counts) -> None:
+        nonlocal first
+        waiting.append(pa.Table.from_pandas(rows_of(design, counts, first, n_draws), preserve_index=False))
+        first += waiting[-1].num_rows
+        groups(ROWS)
+
+    try:
+        yield write
+        groups(1)
+    finally:
+        if writer is not None:
+            writer.close()
 
 
-def _rows(design: Scenario, counts: Counts, first: int, n_draws: int) -> pd.DataFrame:
+def rows_of(design: Scenario, counts: Counts, first: int, n_draws: int) -> pd.DataFrame:
+    """The rows of trials from ``first`` on."""
     n_trials = len(next(iter(counts.by_arm.values())))
     trial = first + np.arange(n_trials, dtype=np.int32)
     columns: dict[str, np.ndarray] = {"trial": trial, "draw": trial % np.int32(n_draws)}

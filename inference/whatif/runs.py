@@ -113,55 +113,52 @@ def identity(plan: Plan, kind: Mapping[str, Any], null: bool) -> dict[str, Any]:
     }
 
 
-def collect(
+def consecutive(
     parts: Sequence[Chunk],
     work: Work,
     keep: Checkpoint = NOTHING_KEPT,
     until: Until | None = None,
     progress: Callable[[int], None] = lambda trials: None,
-) -> Counts:
+) -> Generator[Counts, None, None]:
     """Counts of consecutive chunks, in order: those that are kept, and the others by ``work``, kept as they come.
 
-    With ``until``, those of the first so many trials that are enough. ``progress`` is told the number of trials done.
+    Memory holds those that came before their turn. With ``until`` the trials end where they are enough. ``progress`` is
+    told the number of trials done.
     """
-    done: dict[Chunk, Counts] = {}
-    for chunk in parts:
-        arrays = keep.kept(name_of(chunk))
-        if arrays is not None:
-            done[chunk] = unpacked(arrays)
-    progress(sum(chunk.n for chunk in done))
-    enough = _enough(parts, done, until)
-    n = next(enough)
-    missing = [chunk for chunk in parts if chunk not in done]
-    with closing(work(missing)) as results:
-        while n is None and len(done) < len(parts):
-            chunk, counts = next(results)
-            keep.keep(name_of(chunk), packed(counts))
-            done[chunk] = counts
-            progress(sum(chunk.n for chunk in done))
-            n = next(enough)
-    if n is None:
-        return joined([done[chunk] for chunk in parts])
-    return trials_of(joined([done[chunk] for chunk in parts if chunk.first < n]), Chunk(0, n))
+    kept = {chunk for chunk in parts if keep.kept(name_of(chunk)) is not None}
+    done = sum(chunk.n for chunk in kept)
+    progress(done)
+    early: dict[Chunk, Counts] = {}
+    enough = _enough(until, parts[-1].first + parts[-1].n)
+    with closing(work([chunk for chunk in parts if chunk not in kept])) as results:
+        for chunk in parts:
+            while chunk not in kept and chunk not in early:
+                other, counts = next(results)
+                keep.keep(name_of(other), packed(counts))
+                early[other] = counts
+                done += other.n
+                progress(done)
+            counts = early.pop(chunk) if chunk in early else unpacked(keep.kept(name_of(chunk)) or {})
+            n = enough(chunk, counts)
+            yield counts if n is None else trials_of(counts, Chunk(0, n - chunk.first))
+            if n is not None:
+                return
 
 
-def _enough(
-    parts: Sequence[Chunk], done: Mapping[Chunk, Counts], until: Until | None
-) -> Generator[int | None, None, None]:
-    """Whenever asked, the number of trials that is enough, or None while the chunks ``done`` do not say so yet."""
+def _enough(until: Until | None, last: int) -> Callable[[Chunk, Counts], int | None]:
+    """A function that is told consecutive chunks, and answers with the number of trials that is enough, or None."""
     decided: list[np.ndarray] = []
-    last = parts[-1].first + parts[-1].n
-    for chunk in parts if until is not None else ():
-        while chunk not in done:
-            yield None
-        assert until is not None
-        decided = [np.concatenate([*decided, until.decided(done[chunk])])]
+
+    def enough(chunk: Chunk, counts: Counts) -> int | None:
+        if until is None:
+            return None
+        decided[:] = [np.concatenate([*decided, until.decided(counts)])]
         for n in range(chunk.first + 1, chunk.first + chunk.n + 1):
             if (n % CELL == 0 or n == last) and until.error(decided[0][:n]) < until.limit:
-                while True:
-                    yield n
-    while True:
-        yield None
+                return n
+        return None
+
+    return enough
 
 
 def joined(parts: Sequence[Counts]) -> Counts:

@@ -191,7 +191,7 @@ def test_the_same_decisions_whatever_the_chunks(tmp_path):
         for field in ("rejected", "look", "dropped"):
             together = np.concatenate([getattr(decide(scenario, part), field) for part in parts])
             assert np.array_equal(together, getattr(found, field))
-        table = next(per_trial.parts(scenario, whole, 1))
+        table = per_trial.rows_of(scenario, whole, 0, 1)
         assert set(table["a vs control: look"]) == {1, 2} and table["whole trial: patients"].nunique() > 1
         changed = table["a vs control: extended" if scenario.interims.reestimate else "a vs control: dropped"]
         assert 0 < changed.mean() < 1

@@ -7,9 +7,9 @@ from scipy import stats
 
 from inference import trials
 from inference.trials import courses, patient_blocks, run_trial
-from inference.whatif.characteristics import Rows
 from inference.whatif.counts import Counts
 from inference.whatif.decisions import decide
+from inference.whatif.summed import Rows
 from inference.whatif.two_by_two import p_values
 from pkpd.planned import planned_arms
 from pkpd.scenario import load_scenario
@@ -51,17 +51,19 @@ def test_clustered_error_covers_a_known_assurance():
     counts = np.stack([rng.binomial(n, p), rng.binomial(n, p0, p.shape)], axis=-1)
     scenario = design(n=(n, n), trial={"n_trials": n_draws * each})
     rejected = decide(scenario, Counts((), {}, counts.reshape(-1, 1, 2))).rejected[:, 0].reshape(runs, -1)
-    rows = Rows("known", n_draws * each, n_draws)
-    naive = Rows("as if all trials were of one draw", n_draws * each, 1)
-    for one in rejected:
-        rows.add("a", "power", one)
-        naive.add("a", "power", one)
 
-    def covered(found):
-        return np.mean([low <= assurance <= high for *_, low, high, _, _ in found.rows])
+    def covered(n_draws):  # 1: as if all trials were of one draw
+        inside = []
+        for one in rejected:
+            rows = Rows("known", n_draws)
+            rows.begin(len(one))
+            rows.add("a", "power", one)
+            row = rows.table().iloc[0]
+            inside.append(row["lower"] <= assurance <= row["upper"])
+        return np.mean(inside)
 
     assert 0.3 < assurance < 0.9 and rejected.mean() == pytest.approx(assurance, abs=4 * 0.5 / np.sqrt(runs * n_draws))
-    assert 0.92 <= covered(rows) <= 0.98 and covered(naive) < 0.7
+    assert 0.92 <= covered(n_draws) <= 0.98 and covered(1) < 0.7
 
 
 def test_arms_of_a_trial_are_independent():

@@ -17,7 +17,7 @@ from inference import output, trials
 from inference.checkpoint import Checkpoint
 from inference.cli import BAD_INPUT, INTERRUPTED, main
 from inference.trials import run_trial
-from inference.whatif import per_trial, runs
+from inference.whatif import characteristics, per_trial, runs
 from inference.whatif.counts import CELL, Counts, stated
 from inference.whatif.decisions import decide
 from inference.whatif.errors import clustered_se
@@ -52,6 +52,10 @@ def same(a: Counts, b: Counts) -> bool:
     return a.names == b.names and equal and np.array_equal(a.analysed, b.analysed)
 
 
+def together(*args, **options):
+    return runs.joined(list(runs.consecutive(*args, **options)))
+
+
 @pytest.fixture(scope="module")
 def whole():
     return block(0, TOTAL)
@@ -60,7 +64,7 @@ def whole():
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(size=st.integers(150, TOTAL + 10), seed=st.integers(0, 99))
 def test_the_same_counts_in_chunks_of_any_size_in_any_order(whole, size, seed):
-    found = runs.collect(chunks(TOTAL, size), shuffled(seed))
+    found = together(chunks(TOTAL, size), shuffled(seed))
     assert same(found, whole)
 
 
@@ -71,7 +75,7 @@ def test_where_a_run_is_long_enough_does_not_depend_on_its_chunks(whole, size, s
         return clustered_se(rejected[:, 0], np.zeros(len(rejected), int))
 
     until = runs.Until(lambda counts: decide(LOOKS, counts).rejected, error, 0.0115)
-    found = runs.collect(chunks(TOTAL, size), shuffled(seed), until=until)
+    found = together(chunks(TOTAL, size), shuffled(seed), until=until)
     sizes = range(CELL, TOTAL, CELL)
     errors = [error(decide(LOOKS, runs.trials_of(whole, runs.Chunk(0, n))).rejected) for n in sizes]
     first = [found < 0.0115 for found in errors].index(True)
@@ -108,16 +112,16 @@ def test_only_what_is_missing_or_damaged_is_counted_again(tmp_path, whole, capsy
             yield chunk, block(*chunk)
 
     with pytest.raises(KeyboardInterrupt):
-        runs.collect(parts, noting, Checkpoint(tmp_path))
+        together(parts, noting, Checkpoint(tmp_path))
     assert len(list(tmp_path.glob("*.npz"))) == 3
     file = tmp_path / "trials-1000-1000.npz"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 255
     file.write_bytes(bytes(content))
-    assert same(runs.collect(parts, noting, Checkpoint(tmp_path)), whole)
+    assert same(together(parts, noting, Checkpoint(tmp_path)), whole)
     assert counted == [0, 1000, 2000, 3000, 1000, 3000, 4000]
     assert "trials-1000-1000.npz is damaged" in capsys.readouterr().err
-    assert same(runs.collect(parts, noting, Checkpoint(tmp_path)), whole) and len(counted) == 7
+    assert same(together(parts, noting, Checkpoint(tmp_path)), whole) and len(counted) == 7
 
 
 @pytest.fixture
@@ -213,10 +217,21 @@ def test_single_trials_are_what_the_summary_is_of(tmp_path):
             assert (early[f"{pair}: rejected"] | early[f"{pair}: futile"]).all()
 
 
-def test_the_table_of_single_trials_in_parts_is_that_of_the_whole(whole):
-    one = pd.concat(per_trial.parts(LOOKS, whole, 7), ignore_index=True)
-    many = pd.concat(per_trial.parts(LOOKS, whole, 7, rows=400), ignore_index=True)
-    assert one.equals(many) and (many["draw"] == many["trial"] % 7).all() and len(many) == TOTAL
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(size=st.integers(150, TOTAL + 10))
+def test_summary_and_table_of_trials_in_parts_are_those_of_the_whole_to_the_bit(whole, tmp_path_factory, size):
+    folder = tmp_path_factory.mktemp("parts")
+    rows = characteristics.begun(LOOKS, 7)
+    with per_trial.writing(folder / "parts", LOOKS, 7) as write:
+        for part in runs.consecutive(chunks(TOTAL, size), runs.here(block)):
+            characteristics.add(rows, LOOKS, part)
+            write(part)
+    pd.testing.assert_frame_equal(rows.table(), characteristics.table(LOOKS, whole, 7), check_exact=True)
+    with per_trial.writing(folder / "whole", LOOKS, 7) as write:
+        write(whole)
+    assert (folder / "parts").read_bytes() == (folder / "whole").read_bytes()
+    table = pd.read_parquet(folder / "whole")
+    assert (table["draw"] == table["trial"] % 7).all() and len(table) == TOTAL
 
 
 def peak_bytes(n_trials, monkeypatch, small):

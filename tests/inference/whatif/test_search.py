@@ -71,7 +71,7 @@ def test_a_size_that_is_not_confirmed_goes_one_step_up():
 
 
 def search_columns():
-    from inference.whatif.characteristics import SUMMARY_COLUMNS
+    from inference.whatif.summed import SUMMARY_COLUMNS
 
     return SUMMARY_COLUMNS
 
