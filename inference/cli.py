@@ -146,6 +146,12 @@ def trial(
         bool,
         typer.Option("--patients", help="Write a row a patient to --out, and for several designs who gains and loses."),
     ] = False,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity", help="Simulate again with every assumed value low and high, and report what changes."
+        ),
+    ] = False,
     find_n: Annotated[
         float | None,
         typer.Option("--find-n", metavar="POWER", help="Search the smallest size with this power, arms in proportion."),
@@ -157,7 +163,10 @@ def trial(
     if find_n is not None:
         from inference.commands import search
 
-        others = {"--null": null, "--dataset": dataset is not None, "--patients": patients, "--resume": resume}
+        others = {
+            "--null": null, "--dataset": dataset is not None, "--patients": patients, "--sensitivity": sensitivity,
+            "--resume": resume,
+        }  # fmt: skip
         return search.run(
             scenario, find_n, settings=set_ or [], posterior=posterior, out=out, seed=seed, engine=engine.value,
             scheduler=scheduler, force=force, not_with=[name for name, given in others.items() if given],
@@ -166,7 +175,7 @@ def trial(
 
     run(
         scenario, settings=set_ or [], posterior=posterior, out=out, null=null, seed=seed, engine=engine.value,
-        scheduler=scheduler, dataset=dataset, patients=patients, resume=resume, force=force,
+        scheduler=scheduler, dataset=dataset, patients=patients, sensitivity=sensitivity, resume=resume, force=force,
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ def run(
     resume: bool,
     force: bool,
     patients: bool = False,
+    sensitivity: bool = False,
     **options: Any,
 ) -> None:
     """Runs every design into its folder in ``out``, then writes what they say together.
@@ -58,6 +59,10 @@ def run(
     }
     if patients:
         finished = {name: done and (out / name / PATIENTS).is_file() for name, done in finished.items()}
+    if sensitivity:
+        from inference.whatif.sensitivity import FILE as SENSITIVITY
+
+        finished = {name: done and (out / name / SENSITIVITY).is_file() for name, done in finished.items()}
     for name, done in finished.items():
         if not done:
             output.refuse_existing_run(out / name, force=force or resume, resume=resume)
@@ -68,7 +73,8 @@ def run(
             unfinished = resume and output.staging_of(out / job.name).exists()
             trial.run(
                 scenario, settings=job.settings, out=out / job.name, posterior=posterior, seed=seed, engine=engine,
-                null=null, resume=unfinished, force=force or resume, patients=patients, quiet=True,
+                null=null, resume=unfinished, force=force or resume, patients=patients, sensitivity=sensitivity,
+                quiet=True,
                 **options,
             )  # fmt: skip
     _together(out, jobs, scenarios, patients)

@@ -24,20 +24,36 @@ OVERSHOOT = (250.0, 400.0)  # 1e9/L
 
 
 def trial_report(
-    folder: Path, design: Scenario, table: pd.DataFrame, posterior: Path | None, seed: int, engine: str, null: bool
+    folder: Path,
+    design: Scenario,
+    table: pd.DataFrame,
+    posterior: Path | None,
+    seed: int,
+    engine: str,
+    null: bool,
+    sensitive: pd.DataFrame | None = None,
 ) -> None:
-    """Writes ``report.html`` of trials simulated with these arguments, whose summary is ``table``."""
+    """Writes ``report.html`` of trials simulated with these arguments, whose summary is ``table``.
+
+    sensitive: the table of ``whatif.sensitivity``, where it was asked for.
+    """
     from inference.output import write_text
 
-    write_text(folder / NAME, render(design, table, posterior, seed, engine, null))
+    write_text(folder / NAME, render(design, table, posterior, seed, engine, null, sensitive))
 
 
 def render(
-    design: Scenario, table: pd.DataFrame, posterior: Path | None, seed: int, engine: str, null: bool = False
+    design: Scenario,
+    table: pd.DataFrame,
+    posterior: Path | None,
+    seed: int,
+    engine: str,
+    null: bool = False,
+    sensitive: pd.DataFrame | None = None,
 ) -> str:
     """The page; the virtual patients of its pictures are simulated here, as ``run_trial`` simulated its own."""
     from inference.drawn import draws_of
-    from inference.report import relapse, virtual
+    from inference.report import relapse, sensitivity, virtual
     from inference.report.trial_figures import pictures
     from inference.store import load_fitted
     from inference.whatif.null import under_null
@@ -45,6 +61,8 @@ def render(
 
     if null:
         design = under_null(design)
+    if sensitive is not None and sensitive.empty:  # nothing assumed can be moved
+        sensitive = None
     run = None if posterior is None else load_fitted(posterior)
     n = min(design.trial.posterior_draws, design.trial.n_trials)
     draws = {} if run is None else draws_of(run, n)
@@ -53,7 +71,7 @@ def render(
     rates = rate_rows(design, table)
     overshoot = overshoot_rows(design, rates, arms) if arms else []
     relapses = relapse.curves(arms)
-    found = pictures(design, rates, overshoot, table, arms)
+    found = pictures(design, rates, overshoot, table, arms, sensitive)
     decided = decisions(design, table, n_draws)
     ends = [row for row in decided if "at look" in row["quantity"]]
     context: dict[str, Any] = {
@@ -85,6 +103,7 @@ def render(
         "relapse_days": relapse.days_read(relapses) if relapses else [],
         "relapse_below": relapse.limits(design),
         "relapse_curves": relapses,
+        "sensitive": None if sensitive is None else sensitivity.context(design, sensitive),
         "fixed": fixed_values(design, draws) if arms else {},
         "style": style(),
     }
@@ -115,6 +134,7 @@ def _sections(found: Mapping[str, Any]) -> dict[str, str]:
         "overshoot": "Overshoot against response" if "overshoot" in found["figures"] else "",
         "exposure": "Exposure" if "exposure" in found["figures"] else "",
         "assumed": "What was assumed",
+        "sensitivity": "What hangs on the assumptions" if found["sensitive"] else "",
         "made": "How it was made",
     }
     return {key: title for key, title in every.items() if title}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from inference import plots_protocol, plots_relapse, plots_swimmers, plots_trial
-from inference.report import relapse
+from inference import plots_protocol, plots_relapse, plots_sensitivity, plots_swimmers, plots_trial
+from inference.report import relapse, sensitivity
 from inference.report.figures import data_uri
 from inference.report.protocol import protocols, stages_of, words
 from inference.report.virtual import count_quantiles, exposure
@@ -40,6 +40,7 @@ def pictures(
     overshoot: Sequence[dict[str, Any]],
     table: pd.DataFrame,
     arms: Sequence[VirtualArm],
+    sensitive: pd.DataFrame | None = None,
 ) -> dict[str, Picture]:
     """Every picture by name, numbered in the order of the page. The rows are those of the page's tables."""
     made = _of_design(design, bool(arms))
@@ -56,6 +57,8 @@ def pictures(
         made["looks"] = plots_protocol.looks(looks), f"Critical values of the looks: {values}"
     if arms:
         made |= _of_patients(design, arms, overshoot)
+    if sensitive is not None:
+        made |= _of_assumptions(design, sensitive)
     return {name: Picture(i, data_uri(figure), alt) for i, (name, (figure, alt)) in enumerate(made.items(), 1)}
 
 
@@ -163,6 +166,16 @@ def _of_response_and_overshoot(
     drawn = plots_trial.overshoot(overshoot, words(design.endpoint_names[0]))
     made["overshoot"] = drawn, "Response against counts above 250; " + ", ".join(said)
     return made
+
+
+def _of_assumptions(design: Scenario, table: pd.DataFrame) -> Made:
+    quantities = sensitivity.shown(design, table)
+    rows = [row for row in sensitivity.rows(table, quantities) if row.largest > 0][: sensitivity.BARS]
+    if not rows:
+        return {}
+    most = ", ".join(f"{row.name} {row.largest:.1f}" for row in rows[:3])
+    drawn = plots_sensitivity.tornado(rows, quantities)
+    return {"sensitivity": (drawn, f"Changes by assumption, the largest first; largest in points: {most}")}
 
 
 def _medians(arms: Sequence[VirtualArm]) -> str:

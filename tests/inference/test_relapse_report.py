@@ -19,9 +19,7 @@ def made_up(trials: int, each: int, n: int | None = None, seed: int = 1) -> virt
     r = virtual.Relapse(time, event, rng.random((trials, each)) < 0.7)
     empty = virtual.Courses(*[np.zeros((1, 1))] * len(virtual.Courses._fields))
     n = each if n is None else n
-    return virtual.VirtualArm(
-        "a", "hetrombopag", "fasted", empty, np.zeros((trials, 1)), n == each, time.size, n, r
-    )
+    return virtual.VirtualArm("a", "hetrombopag", "fasted", empty, np.zeros((trials, 1)), n == each, time.size, n, r)
 
 
 def test_the_curve_and_its_error_are_those_of_lifelines():
@@ -83,7 +81,7 @@ def test_the_page_shows_the_relapses_of_the_summary(withdrawal):
     assert f"{c.entered:,} virtual patients who were seen off treatment" in page.text
     fig = plots_relapse.relapse([c], ["start 5 mg"])
     assert plots.svg(fig).startswith("<?xml") and fig.axes[0].get_xlabel() == "week off treatment"
-    assert [t.get_text() for t in fig.axes[1].texts][0] == f"{relapse.at_risk(c, 0):,.0f}"
+    assert fig.axes[1].texts[0].get_text() == f"{relapse.at_risk(c, 0):,.0f}"
 
 
 def test_a_design_without_withdrawal_has_no_such_section():
