@@ -15,6 +15,7 @@ from inference.report.sensitivity import said
 if TYPE_CHECKING:
     from inference.report.sensitivity import Quantity, Row
 
+CHANCES = ("power", "type_1_error")
 LOW, HIGH, NOISE = "#0072B2", "#D55E00", "#CFCFCF"
 
 
@@ -22,10 +23,11 @@ def tornado(rows: Sequence[Row], quantities: Sequence[Quantity]) -> Figure:
     """Changes at the low and at the high value of each assumption, a panel for each quantity, in the order of rows."""
     with plots.style():
         fig = plots.figure(1.5 + 0.36 * len(rows))
-        axes = fig.subplots(1, len(quantities), sharex=True, sharey=True, squeeze=False)[0]
+        axes = fig.subplots(1, len(quantities), sharey=True, squeeze=False)[0]
         for ax, quantity in zip(axes, quantities, strict=True):
             for y, row in enumerate(rows):
-                for change, colour, shift in zip(row.changes[quantity], (LOW, HIGH), (-0.19, 0.19), strict=True):
+                for change, colour, shift in zip(row.changes[quantity], (CHANCES = ("power", "type_1_error")
+LOW, HIGH), (-0.19, 0.19), strict=True):
                     if change is None:
                         continue
                     shade = NOISE if change.noise else colour
@@ -37,6 +39,11 @@ def tornado(rows: Sequence[Row], quantities: Sequence[Quantity]) -> Figure:
             ax.set_xlabel("change (points)")
             ax.grid(axis="y", visible=False)
             ax.tick_params(axis="y", length=0)
+        for chance in (True, False):  # powers move further than rates
+            alike = [ax for ax, q in zip(axes, quantities, strict=True) if (q[1] in CHANCES) == chance]
+            ends = [x for ax in alike for x in ax.get_xlim()]
+            for ax in alike:
+                ax.set_xlim(min(ends), max(ends))
         axes[0].set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8)
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
         handles = [

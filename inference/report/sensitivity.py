@@ -59,7 +59,8 @@ def unmoved(design: Scenario, table: pd.DataFrame) -> list[Quantity]:
 
 def _rates(design: Scenario, table: pd.DataFrame) -> list[Quantity]:
     there = set(zip(table["comparison"], table["quantity"], strict=True))
-    wanted = [q for q in sensitivity.quantities(design) if q[1] in ("power", sensitivity.main_endpoint(design))]
+    rates = ("power", "relapse", sensitivity.main_endpoint(design))
+    wanted = [q for q in sensitivity.quantities(design) if q[1] in rates]
     null = [(of, "type_1_error" if name == "power" else name) for of, name in wanted]
     return [q for q in dict.fromkeys([*wanted, *null]) if q in there]
 

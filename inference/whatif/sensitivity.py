@@ -95,14 +95,15 @@ def trials_of_each(design: Scenario, values: int) -> int:
 
 
 def quantities(design: Scenario) -> dict[tuple[str, str], None]:
-    """What is told of every change, most telling first: by comparison power and effect, by arm the main endpoint."""
+    """What is told of every change, most telling first: by comparison power and effect, by arm the main endpoint, and
+    relapse where there is one."""
     found: dict[tuple[str, str], None] = {}
     if design.analysis is not None:
         of = [f"{arm} vs {design.analysis.control}" for arm in design.active_arms]
         found |= {(comparison, "power"): None for comparison in of}
         found |= {(comparison, effect_of(design.analysis)): None for comparison in of}
-    main = main_endpoint(design)
-    return found | {(arm.name, main): None for arm in design.arms}
+    rates = [main_endpoint(design)] + ["relapse"] * any(stage.relapse_below_1e9_per_l for stage in design.stages)
+    return found | {(arm.name, rate): None for rate in rates for arm in design.arms}
 
 
 def main_endpoint(design: Scenario) -> str:
