@@ -11,7 +11,7 @@ import numpy as np
 
 from pkpd.parameters import Library, Population, load_library, with_values
 from pkpd.stages import active_drug, protocol_of
-from pkpd.trial import Arm
+from pkpd.trial import Arm, RescueRule
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
@@ -74,6 +74,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
         if not scenario.rescue.enabled:
             population = with_values(population, {"rescue_max_probability_per_week": 0.0})
             fixed.add("rescue_max_probability_per_week")
+        by_rule = scenario.rescue.below_1e9_per_l
         food = own.food(a.meal)
         arm = Arm(
             rule=scenario.rule(a),
@@ -87,6 +88,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             period=np.uint32(period) if crossover else None,
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
+            rescue=None if by_rule is None else RescueRule(np.float32(by_rule), np.int32(scenario.rescue.from_d)),
         )
         arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed))))
     return arms

@@ -202,9 +202,21 @@ class Titration(Table):
 
 
 class Rescue(Table):
-    """Whether rescue treatment is given; its probability belongs to the parameter library."""
+    """Whether rescue treatment is given: by chance, which belongs to the parameter library and grows as counts fall, or
+    by rule: at the first visit on day ``from_d`` or later with a count below ``below_1e9_per_l``.
+    """
 
     enabled: bool = True
+    below_1e9_per_l: Count | None = None
+    from_d: Days = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Rescue:
+        if self.below_1e9_per_l is not None and not self.enabled:
+            raise InputError("below_1e9_per_l: enabled = false switches rescue off; legal: one of the two")
+        if self.from_d and self.below_1e9_per_l is None:
+            raise InputError(f"from_d = {self.from_d}: below_1e9_per_l is missing; a rule needs its count")
+        return self
 
 
 class Dropout(Table):

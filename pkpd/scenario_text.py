@@ -12,6 +12,7 @@ from pkpd.published import targets
 if TYPE_CHECKING:
     from pkpd.analysis import Analysis, Interims
     from pkpd.scenario import Arm, Scenario
+    from pkpd.scenario_tables import Rescue
     from pkpd.stages import StageArm
 
 
@@ -122,7 +123,7 @@ def _patients(scenario: Scenario) -> list[str]:
     lines = []
     for name, table in scenario.titration.items():
         lines.append(f"Titration{' ' + name if name else ''}. {titration.as_text(table.rule())}")
-    lines.append(f"Rescue: {'on' if scenario.rescue.enabled else 'off'}")
+    lines.append(f"Rescue: {_rescue(scenario.rescue)}")
     if scenario.dropout.hazard_per_week:
         d = scenario.dropout
         low = (
@@ -190,3 +191,10 @@ def _adaptation(scenario: Scenario, looks: Interims) -> list[str]:
             f"{grow.conditional_power:g}; the last test stays the same"
         )
     return lines
+
+
+def _rescue(rescue: Rescue) -> str:
+    if rescue.below_1e9_per_l is None:
+        return "on" if rescue.enabled else "off"
+    since = f" from day {rescue.from_d} on" if rescue.from_d else ""
+    return f"at the first visit{since} with a count below {rescue.below_1e9_per_l:g} x 10^9/L"

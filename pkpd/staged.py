@@ -208,9 +208,7 @@ def _visit(
     P = now.platelets_1e9_per_l
     count = jnp.where(attends, jnp.maximum(1, P * jnp.exp(noise.residual_log_sd * numbers.residual)), jnp.nan)
     interval = (day - s.seen_d).astype(dtype)
-    chance = endpoints.rescue_probability(
-        count, noise.rescue_max_probability_per_week, noise.rescue_count_1e9_per_l, interval
-    )
+    chance = trial.rescue_probability(arm, noise, count, day, interval)
     chance = jnp.where(attends, chance, 0)
     s = s._replace(
         rescued=s.rescued | (numbers.rescue < chance),

@@ -41,6 +41,13 @@ LARGEST_OMEGA = 12.0
 PERIODS = np.uint32(2**31)
 
 
+class RescueRule(NamedTuple):
+    """Rescue by rule: a count below ``below`` (1e9/L) at a visit on day ``from_d`` or later, in place of the chance."""
+
+    below: Any
+    from_d: Any
+
+
 class Arm(NamedTuple):
     """What a patient of an arm gets; a pytree, so nothing recompiles when only values change.
 
@@ -48,7 +55,8 @@ class Arm(NamedTuple):
     days of treatment, the last dose on the day before; a visit falls on it; None: to the end. period: number of the
     period of a crossover, in which the same patient has noise of its own; None: each patient is in one arm. protocol:
     stages and what else is not one daily dose from visit to visit; rule, start_level and dose_scale are then those of
-    its first stage, and treatment_d is None. table: whose baselines, weights and covariates the patients have.
+    its first stage, and treatment_d is None. table: whose baselines, weights and covariates the patients have. rescue:
+    None: by the library's chance, which grows as counts fall.
     """
 
     rule: titration.Rule
@@ -62,6 +70,7 @@ class Arm(NamedTuple):
     period: Any = None
     protocol: Protocol | None = None
     table: cohort.Table | None = None
+    rescue: RescueRule | None = None
 
 
 class Visits(NamedTuple):
@@ -128,6 +137,15 @@ def fed(p: Parameters, arm: Arm) -> Parameters:
     )
 
 
+def rescue_probability(arm: Arm, noise: Any, count: Array, day: Array, interval_d: Array) -> Array:
+    """Probability of rescue at a visit on ``day`` with this count (1e9/L), so long after the one before: [patients]."""
+    if arm.rescue is not None:
+        limit = jnp.asarray(arm.rescue.below, count.dtype)
+        return ((count < limit) & (day >= arm.rescue.from_d)).astype(count.dtype)
+    p_max, c = noise.rescue_max_probability_per_week, noise.rescue_count_1e9_per_l
+    return endpoints.rescue_probability(count, p_max, c, interval_d)
+
+
 def simulate_tile(
     population: Population,
     arm: Arm,
@@ -183,12 +201,7 @@ def course(
         now = move.read(y)
         P = now.platelets_1e9_per_l
         count = jnp.maximum(1, P * jnp.exp(noise.residual_log_sd * z))
-        chance = endpoints.rescue_probability(
-            count,
-            noise.rescue_max_probability_per_week,
-            noise.rescue_count_1e9_per_l,
-            (day - before).astype(dtype),
-        )
+        chance = rescue_probability(arm, noise, count, day, (day - before).astype(dtype))
         leaves = -jnp.expm1(-jnp.asarray(arm.dropout_hazard_per_week, dtype) * (day - before) / 7)
         dropped = dropped | (u_dropout < leaves)
         count = jnp.where(dropped, jnp.nan, count)

@@ -8,6 +8,7 @@ import tomllib
 import jax
 
 from inference.config import Config, plan
+from inference.sweeps import expand, sweep
 from inference.trials import run_trial
 from pkpd import outcomes
 from pkpd.analysis import TESTS
@@ -24,8 +25,32 @@ def block(root, heading: str, language: str) -> str:
     return found[1]
 
 
-def test_the_notebook_example_is_five_lines_and_runs(root, capsys):
+def test_the_trial_example_is_five_lines_and_runs(root, capsys):
     code = block(root, "## In a notebook", "python")
+    assert sum(bool(line) for line in code.splitlines()) == 5
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    found, less = names["found"], names["slower"].less(names["found"])
+    assert len(found.trials) == 200 and {"estimate", "mc_se"} <= set(found.summary.columns)
+    moved = less.set_index(["comparison", "quantity"])["difference"]
+    assert moved["hetrombopag", "response_week_8"] < -0.05 and moved["placebo", "response_week_8"] == 0
+    assert "trials_saved" in capsys.readouterr().out
+
+
+def test_the_three_commands_name_what_there_is(root, tmp_path):
+    text = block(root, "From nothing to the answer in three commands", "")
+    install, fit, trial = text.strip().splitlines()
+    assert install.startswith("python3 -m venv") and fit.split()[1:3] == ["fit", "--out"]
+    words = trial.split()
+    assert words[words.index("--posterior") + 1] == fit.split()[3]
+    jobs = expand({"x": None}, sweep([words[i + 1] for i, word in enumerate(words) if word == "--set"]))
+    designs = [load_scenario(words[2], job.settings) for job in jobs]
+    rules = [(d.arms[0].start_dose_mg, d.titration[""].up_every_d) for d in designs]
+    assert rules == [(2.5, 14), (2.5, 28), (5, 14), (5, 28)]
+
+
+def test_the_notebook_example_is_five_lines_and_runs(root, capsys):
+    code = block(root, "One trial, patient by patient", "python")
     assert sum(bool(line) for line in code.splitlines()) == 5
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)

@@ -22,8 +22,6 @@ from pkpd.scenario import Scenario, load_scenario
 if TYPE_CHECKING:
     from inference.whatif.designs import Design
 
-SHOWN = ("design", "comparison", "quantity", "difference", "mc_se", "mc_se_if_independent", "trials_saved")
-
 
 def run(
     scenario: str,
@@ -107,13 +105,13 @@ def _together(out: Path, jobs: Sequence[Job], scenarios: dict[str, Scenario], pa
     if figure is not None:
         with output.atomic_path(out / "power.png", force=True) as path:
             figure.savefig(path, format="png", dpi=140)
-    powers = summary[summary["quantity"].str.match("(power|type_1_error)_")]
-    columns = ["design", "comparison", "quantity", "estimate", "mc_se"]
-    show_table(f"{len(jobs)} designs", columns, powers[columns].itertuples(index=False))
-    of_arms = {arm.name for design in scenarios.values() for arm in design.arms}
-    main = differences[~differences["comparison"].isin(of_arms)]
-    title = f"against {jobs[0].name}, the same patients in both"
-    show_table(title, list(SHOWN), main[list(SHOWN)].itertuples(index=False))
+    rates, less = designs.overview(found), designs.overview_of_differences(found, differences)
+    n = f"{int(summary['n_trials'].max()):,} trials each"
+    show_table(f"{len(jobs)} designs, {n}: Monte Carlo errors in brackets", list(rates), rates.itertuples(index=False))
+    if len(less):
+        first = ", ".join(f"{key} {value}" for key, value in designs.swept_labels(found)(found[0]).items())
+        title = f"less the design with {first}: percentage points, the same patients in both"
+        show_table(title, list(less), less.itertuples(index=False))
     say(f"{out / 'summary.csv'}, {out / 'differences.csv'}: all quantities")
     if patients:
         _gains(out, found)

@@ -79,6 +79,8 @@ def _by_comparison(design: Scenario, counts: Counts, found: Decisions, rows: Row
             # a bound that is the truth but for rounding covers it
             covered = (low <= truth + 1e-12) & (high >= truth - 1e-12)
             rows.add(comparison, f"coverage_{interval}", covered)
+        else:
+            rows.add_coverage(comparison, f"coverage_{interval}", difference[finite], low[finite], high[finite])
         rows.add_mean(comparison, f"width_{interval}", np.where(finite, high - low, 0.0), finite)
         rows.add(comparison, f"{chance}_{analysis.test}", found.rejected[:, i])
         if design.interims is None:

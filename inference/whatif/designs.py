@@ -7,7 +7,7 @@ independent trials; ``trials_saved`` says how much smaller.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,9 @@ DIFFERENCE_COLUMNS = (
     "design", "against", "comparison", "quantity", "difference", "mc_se", "lower", "upper", "mc_se_if_independent",
     "trials_saved", "n_trials",
 )  # fmt: skip
+
+
+SHOWN = ("rescue", "share_in_range", "overshoot_400")  # of an arm, beside its first endpoint and its power
 
 
 class Design(NamedTuple):
@@ -95,3 +98,64 @@ def curves(designs: Sequence[Design]) -> pd.DataFrame:
         for row in powers.itertuples(index=False):
             rows.append({**d.swept, **{k: getattr(row, k) for k in ("comparison", "quantity", "estimate", "mc_se")}})
     return pd.DataFrame(rows)
+
+
+def overview(designs: Sequence[Design]) -> pd.DataFrame:
+    """The first endpoint, SHOWN and the power of every arm of every design: percent, with the error in brackets."""
+    rows = []
+    for d in designs:
+        found = {(r.comparison, r.quantity): (r.estimate, r.mc_se) for r in d.summary.itertuples()}
+        for arm, cells in _cells(d, found):
+            rows.append({**swept_labels(designs)(d), "arm": arm, **{k: _percent(*x) for k, x in cells.items()}})
+    return pd.DataFrame(rows).fillna("")
+
+
+def overview_of_differences(designs: Sequence[Design], table: pd.DataFrame) -> pd.DataFrame:
+    """The same less the first design, in points, from ``differences``; arms that no design changes are left out.
+
+    ``trials_saved``: of the first endpoint.
+    """
+    rows = []
+    for d in designs[1:]:
+        own = table[table["design"] == d.name]
+        found = {(r.comparison, r.quantity): (r.difference, r.mc_se) for r in own.itertuples()}
+        saved = {(r.comparison, r.quantity): r.trials_saved for r in own.itertuples()}
+        for arm, cells in _cells(d, found):
+            if any(se > 0 or difference for difference, se in cells.values()):
+                shown = {k: _percent(*x, sign="+", unit="") for k, x in cells.items()}
+                times = saved.get((arm, next(iter(cells))), float("nan"))
+                more = {"trials_saved": f"{times:.1f} times" if np.isfinite(times) else ""}
+                rows.append({**swept_labels(designs)(d), "arm": arm, **shown, **more})
+    return pd.DataFrame(rows).fillna("")
+
+
+def swept_labels(designs: Sequence[Design]) -> Callable[[Design], dict[str, str]]:
+    """A function of a design: its swept values by the last part of their key, or by the whole where two end alike."""
+    keys = list(designs[0].swept)
+    ends = [key.rpartition(".")[2] for key in keys]
+    short = {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
+    return lambda d: {short[key]: str(value) for key, value in d.swept.items()}
+
+
+Figures = Mapping[tuple[str, str], tuple[float, float]]
+
+
+def _cells(d: Design, found: Figures) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
+    """By arm of a design: the figures that its overview shows, by their names."""
+    first = d.summary["quantity"].iloc[0]
+    analysis = d.scenario.analysis
+    for arm in d.scenario.arms:
+        keys = {name: (arm.name, name) for name in (first, *SHOWN)}
+        if analysis is not None:
+            of, test = f"{arm.name} vs {analysis.control}", analysis.test
+            named = {"power": f"power_{test}", "type_1_error": f"type_1_error_{test}"}  # as the summary calls them
+            keys |= {name: (of, quantity if (of, quantity) in found else name) for name, quantity in named.items()}
+        yield arm.name, {name: found[key] for name, key in keys.items() if key in found}
+
+
+def _percent(value: float, se: float, sign: str = "", unit: str = "%") -> str:
+    """A share as percent, with as many digits as its error has two."""
+    if not np.isfinite(value):
+        return ""
+    digits = 1 if not np.isfinite(se) or se >= 0.001 else 2
+    return f"{100 * value:{sign}.{digits}f}{unit} ({100 * se:.{digits}f})"

@@ -6,6 +6,7 @@ figure whose quantiles are wanted its values are kept, each different one once: 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ SUMMARY_COLUMNS = (
     "design", "comparison", "quantity", "estimate", "mc_se", "lower", "upper", "n_trials", "n_draws",
 )  # fmt: skip
 QUANTILES = (0.025, 0.975)
+ROUNDING = 1e-12  # a bound that is the truth but for rounding covers it
 LEAST_MERGED = 2**14  # values that are kept as they came
 Row = tuple[object, ...]  # quantity, estimate, mc_se, lower, upper
 
@@ -82,6 +84,11 @@ class Quantiles:
         self.values, place = np.unique(np.concatenate([*self.new, self.values]), return_inverse=True)
         self.times, self.new = np.bincount(place, times, len(self.values)).astype(np.int64), []
 
+    def share(self, of: Callable[[np.ndarray], np.ndarray]) -> float:
+        """Share of the values for which ``of`` is true."""
+        self._merge()
+        return float(self.times[of(self.values)].sum() / self.times.sum())
+
     def rows(self, quantity: str) -> list[Row]:
         """A row for each of QUANTILES."""
         self._merge()
@@ -112,6 +119,37 @@ class Estimate:
         return [*self.finite.rows(f"{quantity}_estimable"), *self.mean.rows(quantity)]
 
 
+class Coverage:
+    """Share of the trials whose interval holds the mean of all estimates: the truth where no trial is biased.
+
+    Of one draw: others have truths of their own. The mean's own Monte Carlo error, small against a trial's, is ignored.
+    """
+
+    def __init__(self, n_draws: int) -> None:
+        self.one_draw, self.mean = n_draws == 1, Mean(n_draws)
+        self.low, self.high = Quantiles(), Quantiles()
+
+    def add(self, draw: np.ndarray, estimate: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        """Adds trials with an estimate, all [trials]."""
+        if self.one_draw:
+            self.mean.add(draw, estimate)
+            self.low.add(low)
+            self.high.add(high)
+
+    def rows(self, quantity: str) -> list[Row]:
+        """One row, with Wilson's bounds; none of several draws."""
+        truth, n = self.mean.with_error()[0], self.mean.by_draw[5].sum()
+        if not n > 0:
+            return []
+        # an interval misses on one side only: bounds need not be kept in pairs; rounding does not decide
+        missed = self.low.share(lambda low: low > truth + ROUNDING) + self.high.share(
+            lambda high: high < truth - ROUNDING
+        )
+        covered = 1 - missed
+        se = float(np.sqrt(covered * (1 - covered) / n))
+        return [(quantity, covered, se, *wilson(covered, se, int(n)))]
+
+
 class Rows:
     """Rows of the summary as trials come: ``begin`` a part of them, then add its figures, the same ones of each part.
 
@@ -121,7 +159,7 @@ class Rows:
     def __init__(self, design: str, n_draws: int, null: bool = False) -> None:
         self.design, self.n_draws, self.null, self.n_trials = design, n_draws, null, 0
         self.draw = np.empty(0, np.int64)
-        self.found: dict[tuple[str, str, type], Mean | Quantiles | Estimate] = {}
+        self.found: dict[tuple[str, str, type], Mean | Quantiles | Estimate | Coverage] = {}
 
     def begin(self, n_trials: int) -> None:
         """The next so many trials; trial t is of draw t modulo their number."""
@@ -143,6 +181,13 @@ class Rows:
     def add_estimate(self, comparison: str, quantity: str, estimate: np.ndarray, finite: np.ndarray) -> None:
         """What trials estimate, and whether they have an estimate."""
         self._kept(comparison, quantity, Estimate).add(self.draw, estimate, finite)
+
+    def add_coverage(
+        self, comparison: str, quantity: str, estimate: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> None:
+        """Intervals [trials with an estimate], where no truth is stated."""
+        draw = np.zeros(len(estimate), np.int64)
+        self._kept(comparison, quantity, Coverage).add(draw, estimate, low, high)
 
     def _kept(self, comparison: str, quantity: str, kind: type) -> Any:
         key = (comparison, quantity, kind)

@@ -433,6 +433,9 @@ def test_the_last_setting_wins(file):
 
 # settings on the least form -> parts of the message
 BAD_SETTINGS = {
+    "rescue.from_d=7": ("rescue: from_d = 7: below_1e9_per_l is missing",),
+    "rescue={enabled=false, below_1e9_per_l=20}": ("rescue: below_1e9_per_l: enabled = false switches rescue off",),
+    "rescue.below_1e9_per_l=0": ("rescue.below_1e9_per_l = 0", "greater than 0"),
     "trial.visits_d=[14, 7]": ("trial.visits_d = [14, 7]", "7 follows 14"),
     "trial.visits_d=[7, 7]": ("trial.visits_d", "increase, but 7 follows 7"),
     "trial.visits_d=[0, 7]": ("trial.visits_d", "from 1 to 3660, but 0"),

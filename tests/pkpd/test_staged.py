@@ -71,6 +71,18 @@ def test_one_stage_is_the_plain_course_to_the_bit(arm):
             np.testing.assert_array_equal(getattr(staged, name), leaf, err_msg=name)
 
 
+@pytest.mark.parametrize("stages", ["[]", "[{name='all', until_d=56}]"])
+def test_rescue_by_rule_is_at_the_first_count_below_it(stages):
+    settings = ["dropout.hazard_per_week=0.05", f"stages={stages}"]
+    v = run(load_scenario("phase3", [*settings, "rescue.below_1e9_per_l=15", "rescue.from_d=14"]), arm=2)
+    count, days = np.nan_to_num(v.platelets_observed, nan=np.inf), np.array(WEEKS)[:, None]
+    expected = np.logical_or.accumulate((count < 15) & (days >= 14), axis=0)
+    np.testing.assert_array_equal(v.rescued, expected)
+    assert 0.2 < expected[-1].mean() < 0.9 and ((count < 15) & (days < 14)).any()
+    chance = run(load_scenario("phase3", settings), arm=2)
+    np.testing.assert_array_equal(chance.platelets_true, v.platelets_true)  # no other random number moves
+
+
 @pytest.mark.parametrize("at_relapse", ["restart", "leave", "stay"])
 @pytest.mark.parametrize("arm", [0, 1])
 def test_every_dose_status_and_endpoint_is_that_of_a_plain_controller(arm, at_relapse):

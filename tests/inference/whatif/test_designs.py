@@ -9,7 +9,14 @@ import pytest
 from inference.cli import main
 from inference.trials import run_trial
 from inference.whatif import per_trial
-from inference.whatif.designs import Design, curves, differences
+from inference.whatif.designs import (
+    Design,
+    curves,
+    differences,
+    overview,
+    overview_of_differences,
+    swept_labels,
+)  # fmt: skip
 from pkpd.scenario import load_scenario
 
 SMALL = ["arms.1.n=30", "arms.2.n=30", "arms.3.n=20", "trial.n_trials=150"]
@@ -100,3 +107,31 @@ def test_a_sweep_without_a_folder_or_with_a_bad_value_is_one_clear_error(tmp_pat
     assert "2 designs, and each has a folder; legal: with --out" in capsys.readouterr().err
     assert main([*SWEEP[:-1], "arms.active.n=20,-4", "--out", str(tmp_path / "s")]) == 2
     assert "arms[1].n = -4" in capsys.readouterr().err and not (tmp_path / "s").exists()
+
+
+def test_the_overview_has_the_figures_of_summary_and_differences(designs):
+    one, other, _ = designs
+    one, other = (
+        d._replace(swept={"arms.1.start": d.name, "titration.up_below": v}) for d, v in ((one, 50), (other, 80))
+    )
+    rates = overview([one, other])
+    assert list(rates.columns) == [
+        "start", "up_below", "arm", "response_week_8", "rescue", "share_in_range", "overshoot_400", "power",
+    ]  # fmt: skip
+    assert list(rates["arm"]) == 2 * [arm.name for arm in one.scenario.arms]
+    summary = one.summary.set_index(["comparison", "quantity"])
+    for quantity in ("response_week_8", "rescue"):
+        figures = 100 * summary.loc[("start 2.5 mg", quantity), ["estimate", "mc_se"]]
+        assert rates[quantity][0] == "{:.1f}% ({:.1f})".format(*figures)
+    assert rates["power"][0].endswith(")") and rates["power"][2] == ""  # none of placebo
+    found = differences(other, one)
+    less = overview_of_differences([one, other], found)
+    assert list(less["arm"]) == ["start 2.5 mg", "start 5 mg"]  # placebo is the same in both
+    row = found.set_index(["comparison", "quantity"]).loc[("start 5 mg", "response_week_8")]
+    assert less["response_week_8"][1].startswith(f"{100 * row['difference']:+.1f} (")
+    assert less["trials_saved"][1] == f"{row['trials_saved']:.1f} times"
+
+
+def test_keys_that_end_alike_are_told_apart(designs):
+    one = designs[0]._replace(swept={"arms.1.n": 30, "arms.2.n": 30})
+    assert swept_labels([one])(one) == {"arms.1.n": "30", "arms.2.n": "30"}

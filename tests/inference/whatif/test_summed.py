@@ -92,3 +92,20 @@ def test_nobody_and_a_single_trial_have_no_error():
     found = rows.table().set_index("quantity")
     assert found.loc["one", "estimate"] == 2 and np.isnan(found.loc["one", "mc_se"])
     assert found.loc["nobody", ["estimate", "mc_se", "lower", "upper"]].isna().all()
+
+
+def test_coverage_is_that_of_the_mean_of_all_estimates():
+    rng = np.random.default_rng(4)
+    estimate = rng.normal(0.4, 1.0, 20_000)
+    rows = Rows("x", 1)
+    for part in (slice(0, 7000), slice(7000, None)):
+        rows.begin(len(estimate[part]))
+        rows.add_coverage("a", "coverage", estimate[part], estimate[part] - 1.96, estimate[part] + 1.96)
+    (row,) = rows.table().itertuples()
+    inside = np.abs(estimate - estimate.mean()) <= 1.96
+    assert row.estimate == pytest.approx(inside.mean(), abs=1e-12) and 0.945 < row.estimate < 0.955
+    assert row.mc_se == pytest.approx(inside.std() / np.sqrt(len(inside))) and row.lower < row.estimate < row.upper
+    several = Rows("x", 5)
+    several.begin(100)
+    several.add_coverage("a", "coverage", estimate[:100], estimate[:100] - 1, estimate[:100] + 1)
+    assert len(several.table()) == 0  # each draw has a truth of its own
