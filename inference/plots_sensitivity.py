@@ -26,8 +26,7 @@ def tornado(rows: Sequence[Row], quantities: Sequence[Quantity]) -> Figure:
         axes = fig.subplots(1, len(quantities), sharey=True, squeeze=False)[0]
         for ax, quantity in zip(axes, quantities, strict=True):
             for y, row in enumerate(rows):
-                for change, colour, shift in zip(row.changes[quantity], (CHANCES = ("power", "type_1_error")
-LOW, HIGH), (-0.19, 0.19), strict=True):
+                for change, colour, shift in zip(row.changes[quantity], (LOW, HIGH), (-0.19, 0.19), strict=True):
                     if change is None:
                         continue
                     shade = NOISE if change.noise else colour

@@ -152,7 +152,8 @@ def _acts(name: str, library: Library, a: PlannedArm, design: Scenario) -> bool:
         return False
     if a.disease == "healthy" and base in OF_ITP:
         return False
-    if base.startswith("rescue_") and not design.rescue.enabled:
+    by_chance = design.rescue.enabled and design.rescue.below_1e9_per_l is None
+    if base.startswith("rescue_") and not by_chance:
         return False
     if design.entry.patients is not None and name.startswith(OF_A_TABLE):
         return False
