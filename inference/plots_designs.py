@@ -36,7 +36,7 @@ def power_curves(curves: pd.DataFrame, keys: Sequence[str]) -> Figure | None:
     """Power with its 95% Monte Carlo interval against the first key, a line for each value of the second, a panel for
     each comparison and test; None where there is no power, or more than two keys.
 
-    curves: ``estimate`` and ``mc_se`` (0 to 1) by ``comparison`` and ``quantity`` (in words in ``said``), a column a key.
+    curves: ``estimate`` and ``mc_se`` (0 to 1) by ``comparison`` and ``quantity`` (``said``: in words), a column a key.
     """
     if curves.empty or not 1 <= len(keys) <= 2:
         return None
@@ -91,6 +91,11 @@ def _panel(ax: Axes, rows: pd.DataFrame, keys: Sequence[str]) -> None:
     ax.set(xlabel=keys[0], ylim=(-2, 102))
 
 
+def _broken(key: str) -> str:
+    """A key on several lines where it is long."""
+    return key.replace(".", ".\n") if len(key) > 24 else key
+
+
 def dots(curves: pd.DataFrame, marks: Sequence[str]) -> Figure:
     """Power of each design by its mark, a panel for each comparison and test; for more than two keys."""
     panels = _by_panel(curves)
@@ -136,7 +141,7 @@ def heat_map(curves: pd.DataFrame, keys: Sequence[str]) -> Figure:
             ax.set_xticks(range(len(first)), [str(x) for x in first])
             ax.set_yticks(range(len(second)), [str(x) for x in second])
             ax.set_xlabel(keys[0])
-            ax.set_ylabel(keys[1] if ax is axes[0] else "")
+            ax.set_ylabel(_broken(keys[1]) if ax is axes[0] else "")
             ax.set_title(title, fontsize=9)
             ax.grid(visible=False)
     return fig
@@ -161,9 +166,11 @@ def overshoot(points: Sequence[Point], joined: bool) -> Figure:
             told: dict[tuple[float, float], list[str]] = {}  # designs that share a point share its words
             for p in own:
                 told.setdefault((round(p.response, 1), round(p.above, 1)), []).append(p.mark)
-            for at, marks in told.items():
+            for i, (at, marks) in enumerate(sorted(told.items())):
                 text = ", ".join(marks) if len(marks) <= 4 else f"{marks[0]} to {marks[-1]}"
-                ax.annotate(text, at, xytext=(5, 4), textcoords="offset points", fontsize=8.5, color=colours[arm])
+                up = 1 if i % 2 else -1  # neighbours on different sides
+                ax.annotate(text, at, xytext=(4, 7 * up), textcoords="offset points", va="center", fontsize=8.5,
+                            color=colours[arm])  # fmt: skip
         ax.set_xlabel("patients with the main endpoint (%)")
         ax.set_ylabel("patients with a count above 250 ×10⁹/L (%)")
         ax.set_ylim(bottom=-0.02 * max(5.0, ax.get_ylim()[1]))
@@ -177,7 +184,7 @@ def gains(rows: Sequence[Mapping[str, Any]]) -> Figure:
     panels: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         panels.setdefault((row["mark"], row["arm"]), []).append(row)
-    bands = list(dict.fromkeys(row["band"] for row in rows))
+    bands = list(dict.fromkeys(row["third"] for row in rows))
     columns = min(COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
     with plots.style():
@@ -189,12 +196,13 @@ def gains(rows: Sequence[Mapping[str, Any]]) -> Figure:
             for row in own:
                 colour = labels.PLACEBO_COLOUR if abs(row["net_gain"]) <= 2 * row["error"] else labels.ARM_COLOURS[0]
                 colour = labels.ARM_COLOURS[1] if row["net_gain"] < -2 * row["error"] else colour
-                y = bands.index(row["band"])
+                y = bands.index(row["third"])
                 ax.errorbar(row["net_gain"], y, xerr=1.96 * row["error"], fmt="o", color=colour, ms=5, lw=1.4)
             ax.axvline(0, color="black", lw=0.9)
             ax.set_title(f"{mark}: {arm}", fontsize=9)
             ax.set_xlabel("net gain (points)")
-            ax.tick_params(axis="y", length=0)
-        axes[0].set_yticks(range(len(bands)), bands, fontsize=8)
+            ax.tick_params(axis="y", length=0, labelsize=8.5)
+            ax.tick_params(axis="x", labelbottom=True)
+        axes[0].set_yticks(range(len(bands)), bands)
         axes[0].set_ylim(len(bands) - 0.4, -0.6)
     return fig

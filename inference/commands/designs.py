@@ -42,8 +42,8 @@ def run(
     """Runs every design into its folder in ``out``, then writes what they say together.
 
     summary.csv: the summaries of all. differences.csv: each against the first, see ``whatif.designs``. power.png: power
-    against the swept keys. report.html: all of it as a page. gains.csv with ``patients``: who gains and loses, see ``whatif.gains``. With ``resume``
-    designs that are finished, and whose scenario, seed and code are still the same, are read.
+    against the swept keys. gains.csv with ``patients``: who gains and loses, see ``whatif.gains``. report.html: all of
+    it. With ``resume`` designs that are finished, and whose scenario, seed and code are still the same, are read.
     """
     scenarios = {job.name: load_scenario(scenario, job.settings) for job in jobs}
     if out is None:

@@ -20,12 +20,18 @@ from inference.report.trial_figures import Picture
 from inference.store import RUN_MARK
 from inference.whatif.characteristics import TRIAL, effect_of
 from inference.whatif.designs import Design, curves, swept_labels
+from inference.whatif.gains import IN_THIRDS
 from pkpd.scenario_text import describe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POWERS = "(power|type_1_error)_"
+COVARIATES = {
+    "baseline_1e9_per_l": ("baseline", "×10⁹/L"), "weight_kg": ("weight", "kg"),
+    "receptor_ec50_nM": ("EC50 at the receptor", "nM"),
+}  # fmt: skip
+THIRDS = ("lowest third", "middle third", "highest third")
 OF_THE_TRIAL = ("patients", "randomised", "screened", "weeks")
 ABOVE = "overshoot_250"
 OF_ARMS = ("rescue", ABOVE, "overshoot_400", "share_in_range", "relapse")
@@ -95,7 +101,7 @@ def render(
     }
     every = {
         "swept": "What is swept",
-        "power": ("Type I error" if null else "Power") if context["powered"] else "Response by design",
+        "power": ("Type I error and response" if null else "Power and response") if context["powered"] else "Response",
         "overshoot": "Overshoot against response" if "overshoot" in figures else "",
         "differences": "Differences to design A" if tables["differences"] else "",
         "size": "Size and duration" if tables["trial_rows"] else "",
@@ -146,10 +152,10 @@ def design_rows(found: Sequence[Design], marks: Mapping[str, str]) -> list[dict[
 
 
 def rate_curves(found: Sequence[Design]) -> pd.DataFrame:
-    """The main endpoint of every arm, as ``whatif.designs.curves`` has powers."""
+    """The main endpoint of every arm, and relapse, as ``whatif.designs.curves`` has powers."""
     rows = []
     for d in found:
-        own = d.summary[d.summary["quantity"] == main_endpoint(d)]
+        own = d.summary[d.summary["quantity"].isin([main_endpoint(d), "relapse"])]
         for row in own.itertuples(index=False):
             rows.append({**d.swept, **{k: getattr(row, k) for k in ("comparison", "quantity", "estimate", "mc_se")}})
     return pd.DataFrame(rows)
@@ -162,7 +168,7 @@ def rate_rows(found: Sequence[Design], marks: Mapping[str, str]) -> list[dict[st
         arms = {arm.name for arm in d.scenario.arms}
         chances = d.summary["quantity"].str.match(POWERS)
         of_arms = d.summary["comparison"].isin(arms) & d.summary["quantity"].isin([main_endpoint(d), *OF_ARMS])
-        for row in d.summary[chances | of_arms].itertuples(index=False):
+        for row in pd.concat([d.summary[chances], d.summary[of_arms]]).itertuples(index=False):
             unit = unit_of(row.quantity)
             scale = 100.0 if unit == "%" else 1.0
             figures = {k: scale * getattr(row, k) for k in ("estimate", "mc_se", "lower", "upper")}
@@ -221,18 +227,29 @@ def saved(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def gain_rows(table: pd.DataFrame, marks: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Rows of ``gains.csv`` in words and percent."""
+    """Rows of ``gains.csv`` in words and percent, but for arms that are the same in both designs.
+
+    third: a band without its limits, which differ between arms.
+    """
     rows = []
-    for row in table.to_dict("records"):
-        shares = {k: 100 * row[k] for k in ("both", "only_design", "only_against", "neither", "net_gain")}
-        more = {k: row[k] for k in ("arm", "patients", "days_above_250_change", "days_above_250_change_mc_se")}
-        band = row["band"].replace("_1e9_per_l", " (10⁹/L)").replace("_kg", " (kg)").replace("_nM", " (nM)")
-        rows.append(
-            {
-                "mark": marks[row["design"]], "endpoint": words(row["endpoint"]), "band": band.replace("_", " "),
-                "error": 100 * row["net_gain_mc_se"], **shares, **more,
-            }
-        )  # fmt: skip
+    for (design, arm), own in table.groupby(["design", "arm"], sort=False):
+        if not own[["only_design", "only_against", "days_above_250_change"]].any(axis=None):
+            continue
+        seen: dict[str, int] = {}
+        for row in own.to_dict("records"):
+            shares = {k: 100 * row[k] for k in ("both", "only_design", "only_against", "neither", "net_gain")}
+            more = {k: row[k] for k in ("patients", "days_above_250_change", "days_above_250_change_mc_se")}
+            covariate, _, limits = row["band"].partition(" ")
+            seen[covariate] = seen.get(covariate, 0) + 1
+            called = COVARIATES.get(covariate, (covariate.replace("_", " "), ""))
+            third = f"{called[0]}, {THIRDS[seen[covariate] - 1]}" if covariate in IN_THIRDS else ""
+            band = " ".join(part for part in (called[0], limits, called[1]) if part)
+            rows.append(
+                {
+                    "mark": marks[str(design)], "arm": arm, "endpoint": words(row["endpoint"]), "band": band,
+                    "third": third or band, "error": 100 * row["net_gain_mc_se"], **shares, **more,
+                }
+            )  # fmt: skip
     return rows
 
 
@@ -243,21 +260,23 @@ def pictures(
     found: Sequence[Design], keys: Sequence[str], marks: Mapping[str, str], gains: Sequence[Mapping[str, Any]]
 ) -> dict[str, Picture]:
     """The pictures of the page by name, numbered in its order."""
-    table = curves(found)
-    powered = not table.empty
-    table = table if powered else rate_curves(found)
-    table = table.assign(said=[words(q) for q in table["quantity"]])
-    what = "Power" if powered else "Response"
-    spoken = ", ".join(f"{marks[d.name]}" for d in found)
     made: dict[str, tuple[Figure, str]] = {}
-    if len(keys) <= 2:
-        figure = plots_designs.power_curves(table, keys)
-        assert figure is not None
-        made["power"] = figure, f"{what} with Monte Carlo errors against {' and '.join(keys)}"
-    else:
-        made["power"] = plots_designs.dots(table, list(marks.values())), f"{what} of designs {spoken}"
-    if len(keys) == 2 and min(table[key].nunique() for key in keys) > 2:
-        made["map"] = plots_designs.heat_map(table, keys), f"{what} as a heat map over {' and '.join(keys)}"
+    for name, what, table in (("power", "Power", curves(found)), ("rates", "Response", rate_curves(found))):
+        if table.empty:
+            continue
+        table = table.assign(said=[words(q) for q in table["quantity"]])
+        if len(keys) <= 2:
+            figure = plots_designs.power_curves(table, keys)
+            assert figure is not None
+            made[name] = figure, f"{what} with Monte Carlo errors against {' and '.join(keys)}"
+        else:
+            made[name] = (
+                plots_designs.dots(table, list(marks.values())),
+                f"{what} of designs {', '.join(marks.values())}",
+            )
+        if len(keys) == 2 and min(table[key].nunique() for key in keys) > 2:
+            drawn = plots_designs.heat_map(table, keys)
+            made[f"{name}-map"] = drawn, f"{what} as a heat map over {' and '.join(keys)}"
     points = overshoot_points(found, marks)
     if points:
         drawn = plots_designs.overshoot(points, joined=len(keys) == 1)
