@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HEIGHT = 3.4  # inches a row of panels
 COLUMNS = 3
+LOW = 3.0  # percent
 DARK = 0.6  # of the range of a heat map: above it numbers are white
 
 
@@ -168,7 +169,7 @@ def overshoot(points: Sequence[Point], joined: bool) -> Figure:
                 told.setdefault((round(p.response, 1), round(p.above, 1)), []).append(p.mark)
             for i, (at, marks) in enumerate(sorted(told.items())):
                 text = ", ".join(marks) if len(marks) <= 4 else f"{marks[0]} to {marks[-1]}"
-                up = 1 if i % 2 else -1  # neighbours on different sides
+                up = 1 if i % 2 or at[1] < LOW else -1  # neighbours on different sides, none below the axis
                 ax.annotate(text, at, xytext=(4, 7 * up), textcoords="offset points", va="center", fontsize=8.5,
                             color=colours[arm])  # fmt: skip
         ax.set_xlabel("patients with the main endpoint (%)")

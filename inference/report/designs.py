@@ -145,7 +145,7 @@ def design_rows(found: Sequence[Design], marks: Mapping[str, str]) -> list[dict[
             "swept": d.swept,
             "arms": ", ".join(f"{arm.name} {arm.n:,}" for arm in d.scenario.arms),
             "patients": (max if d.scenario.trial.design == "crossover" else sum)(arm.n for arm in d.scenario.arms),
-            "link": f"{quote(d.name)}/{NAME}",
+            "link": quote(f"./{d.name}/{NAME}", safe="/=+"),
         }
         for d in found
     ]
