@@ -25,7 +25,7 @@ ACTIONS = {
     "stop": "#7A1F1F", "interrupt": "#C8553D", "down": "#E3A857", "resume": "#9DB8D9", "resume_lower": "#9DB8D9",
     "up": "#4C9F8B", "down_or_stop": "#B07C2E",
 }  # fmt: skip
-REJECTED, FUTILE, NEITHER = "#0072B2", "#D55E00", "#D6D6D6"
+REJECTED, FUTILE, DROPPED, NEITHER = "#0072B2", "#D55E00", "#CC79A7", "#D6D6D6"
 WEEKS_FROM_D = 28  # a calendar this long or longer is shown in weeks
 MOST_TICKS = 9
 STEPS_D, STEPS_W = (1, 2, 4, 7, 14), (1, 2, 4, 8, 12, 26, 52)  # between ticks
@@ -219,7 +219,7 @@ def rates(found: Sequence[Rate]) -> Figure:
 
 class Looks(NamedTuple):
     """Looks of a trial: shares of the patients, critical z, futility limits (NaN for none), and by comparison the share
-    of trials [looks] that rejected, and that were futile, at each."""
+    of trials [looks] that rejected, that were futile, and whose arm was dropped as a loser, at each."""
 
     shares: np.ndarray
     critical: np.ndarray
@@ -227,6 +227,7 @@ class Looks(NamedTuple):
     sided: int
     rejected: dict[str, np.ndarray]
     futile: dict[str, np.ndarray]
+    dropped: dict[str, np.ndarray]
 
 
 def looks(found: Looks) -> Figure:
@@ -238,24 +239,25 @@ def looks(found: Looks) -> Figure:
         _boundary(left, found, -top if found.sided == 2 else min(-0.5, np.nanmin([0.0, *found.futile_z]) - 0.5), top)
         names = list(found.rejected)
         for y, name in enumerate(names):
-            _endings(right, y, found.rejected[name], found.futile[name])
+            _endings(right, y, found.rejected[name], found.futile[name], found.dropped[name])
         right.set_yticks(range(len(names)), [wrapped(name, 22) for name in names])
         right.set_ylim(len(names) - 0.4, -0.6)
         right.set_xlim(0, 100)
         right.set_xlabel("trials (%), by the look that ended them")
         right.tick_params(axis="y", length=0)
         right.grid(axis="y", visible=False)
-        fig.legend(handles=_look_handles(found), loc="outside lower center", ncols=5)
+        fig.legend(handles=_look_handles(found), loc="outside lower center", ncols=6)
     return fig
 
 
-def _endings(ax: Axes, y: int, rejected: np.ndarray, futile: np.ndarray) -> None:
+def _endings(ax: Axes, y: int, rejected: np.ndarray, futile: np.ndarray, dropped: np.ndarray) -> None:
     """One comparison's bar: what ended at each look, in the order of the looks, with the number of the look."""
     neither = np.zeros(len(rejected))
-    neither[-1] = max(0.0, 1 - rejected.sum() - futile.sum())
+    neither[-1] = max(0.0, 1 - rejected.sum() - futile.sum() - dropped.sum())
     left = 0.0
     for k in range(len(rejected)):
-        for share, colour in ((rejected[k], REJECTED), (futile[k], FUTILE), (neither[k], NEITHER)):
+        ends = ((rejected[k], REJECTED), (futile[k], FUTILE), (dropped[k], DROPPED), (neither[k], NEITHER))
+        for share, colour in ends:
             ax.barh(y, 100 * share, 0.62, left, color=colour, ec="white", lw=0.8)
             if share > 0.05:
                 dark = "black" if colour == NEITHER else "white"
@@ -290,4 +292,6 @@ def _look_handles(found: Looks) -> list[Any]:
     handles.append(Patch(color=REJECTED, label="null rejected"))
     if any(x.any() for x in found.futile.values()):
         handles.append(Patch(color=FUTILE, label="stopped as futile"))
+    if any(x.any() for x in found.dropped.values()):
+        handles.append(Patch(color=DROPPED, label="arm dropped"))
     return [*handles, Patch(color=NEITHER, label="not rejected at the end")]

@@ -118,7 +118,8 @@ def looks_of(design: Scenario, table: pd.DataFrame) -> plots_protocol.Looks:
         return {c: np.array([row.get((c, f"{kind}_at_look_{k + 1}"), 0.0) for k in range(n)]) for c in of}
 
     shares, critical, limits = np.array(design.interims.looks), np.array(critical_values(design)), futile_below(design)
-    return plots_protocol.Looks(shares, critical, limits, design.analysis.sided, by_look("rejected"), by_look("futile"))
+    ends = (by_look("rejected"), by_look("futile"), by_look("dropped"))
+    return plots_protocol.Looks(shares, critical, limits, design.analysis.sided, *ends)
 
 
 def futile_below(design: Scenario) -> np.ndarray:
@@ -135,7 +136,7 @@ def futile_below(design: Scenario) -> np.ndarray:
 def _of_patients(design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequence[dict[str, Any]]) -> Made:
     days, treated = np.array(design.trial.visits_d), [a for a in arms if a.drug != "placebo"]
     made: Made = {"counts": (plots_trial.counts(arms, days), f"Platelet counts over time by arm; {_medians(arms)}")}
-    if treated:
+    if any(_changes(a) for a in treated):
         made["doses"] = plots_trial.doses(treated, days), "Share of patients at each dose over time by arm"
     if curves := relapse.curves(arms):
         half = ", ".join(f"{c.arm} {relapse.median_d(c) or 'not reached'}" for c in curves)
@@ -152,6 +153,11 @@ def _of_patients(design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequen
         joined = {name: np.concatenate(parts, axis=1) for name, parts in groups.items()}
         made["exposure"] = plots_trial.exposure(joined), "Cmax, AUC and trough by dose"
     return made
+
+
+def _changes(a: VirtualArm) -> bool:
+    """Whether not everybody takes one dose throughout."""
+    return bool((a.courses.dose_mg != a.courses.dose_mg.flat[0]).any() or a.courses.dropped.any())
 
 
 def _of_response_and_overshoot(
