@@ -223,6 +223,10 @@ def _plan(config: Config) -> Plan:
         raise InputError(f"scenario {config.scenario} states outcomes; legal: one with patients, which a fit simulates")
     if scenario.trial.design == "crossover":
         raise InputError(f"scenario {config.scenario} is a crossover; legal: parallel groups, which a fit takes")
+    if any(arm.ec50_ratio != 1 for arm in scenario.arms):
+        raise InputError(
+            f"scenario {config.scenario} has an arm with ec50_ratio, which a fit estimates; legal: without"
+        )
     reported = from_table(table, source=source)
     data = reported.select([arm.name for arm in scenario.arms if arm.name in reported.arms] or [scenario.arms[0].name])
     fitted = _kept(config, data)

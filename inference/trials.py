@@ -37,6 +37,8 @@ from pkpd.planned import COMPARATOR, PlannedArm, planned_arms
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
 
+EC50 = "receptor_ec50_nM"
+
 __all__ = [
     "SUMMARY_COLUMNS", "Plan", "block_of", "clustered_se", "cohort_table", "courses", "form_of", "number_of",
     "p_values", "patient_blocks", "posterior_draws", "quantile_with_se", "roster", "run_trial", "simulate_cohort",
@@ -60,7 +62,12 @@ def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray)
     A comparator drug keeps its own pharmacology unless the draws hold it, healthy volunteers their production, counts
     and lack of immune clearance, and every arm what its scenario sets.
     """
-    return with_values(a.population, values_of(NEW, a, COMPARATOR, {name: v[rows] for name, v in draws.items()}))
+    values = values_of(NEW, a, COMPARATOR, {name: v[rows] for name, v in draws.items()})
+    if np.ndim(a.ec50_ratio):
+        values[EC50] = values.get(EC50, np.asarray(a.population.typical.receptor_ec50_nM)) * a.ec50_ratio[rows]
+    elif EC50 in values:
+        values[EC50] = values[EC50] * a.ec50_ratio
+    return with_values(a.population, values)
 
 
 def roster(a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int, first: int = 0) -> trial.Roster:
@@ -140,11 +147,11 @@ def run_trial(
     which the same run goes on. scheduler: address of a Dask scheduler whose workers count the trials; the result is
     the same to the bit on machines of one kind.
     """
-    if null:
-        design = under_null(design)
     if design.outcome is not None and posterior is not None:
         raise InputError(f"{design.trial.name}: [outcome] states responses; legal: without --posterior")
     draws = posterior_draws(posterior, min(design.trial.posterior_draws, design.trial.n_trials))
+    if null:
+        design = under_null(design, draws, seed, engine)
     plan, n_draws = Plan(design, draws, seed, engine), number_of(draws)
     with ExitStack() as held:
         if scheduler is None:

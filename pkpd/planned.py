@@ -29,7 +29,8 @@ class PlannedArm(NamedTuple):
     """One arm ready to simulate.
 
     first_patient: numbers run on across the arms of parallel groups; of a crossover each arm has the same. fixed: names
-    of population parameters that the scenario sets, so that no posterior replaces them.
+    of population parameters that the scenario sets, so that no posterior replaces them. ec50_ratio: factor on the EC50
+    of a draw, [draws] where it differs between them; the population has a single one already.
     """
 
     name: str
@@ -40,6 +41,7 @@ class PlannedArm(NamedTuple):
     arm: Arm
     disease: str = "itp"
     fixed: tuple[str, ...] = ()
+    ec50_ratio: Any = 1.0
 
 
 def first_patients(scenario: Scenario, sizes: Sequence[int]) -> list[int]:
@@ -75,6 +77,9 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             population = with_values(population, {"rescue_max_probability_per_week": 0.0})
             fixed.add("rescue_max_probability_per_week")
         by_rule = scenario.rescue.below_1e9_per_l
+        if not isinstance(a.ec50_ratio, tuple) and a.ec50_ratio != 1:
+            ec50 = population.typical.receptor_ec50_nM * a.ec50_ratio
+            population = with_values(population, {"receptor_ec50_nM": ec50})
         food = own.food(a.meal)
         arm = Arm(
             rule=scenario.rule(a),
@@ -90,5 +95,6 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             table=table,
             rescue=None if by_rule is None else RescueRule(np.float32(by_rule), np.int32(scenario.rescue.from_d)),
         )
-        arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed))))
+        ratio = np.asarray(a.ec50_ratio) if isinstance(a.ec50_ratio, tuple) else a.ec50_ratio
+        arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed)), ratio))
     return arms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -85,7 +85,8 @@ class Arm(Table):
     dose_every_d: 1 for daily doses, 2 for every other day, 7 for weekly ones. loading_dose_mg: in place of the dose on
     the first ``loading_d`` days. meals: shares of the days on which a dose is taken in each way, in place of ``meal``;
     a day's meal changes the bioavailability of its dose, the absorption rates stay those of ``meal``, which leaves
-    exposure after a meal some 8% too low.
+    exposure after a meal some 8% too low. ec50_ratio: EC50 of the drug in this arm, relative to the library's or a
+    draw's; by draw where ``whatif.null`` sets it.
     """
 
     name: Text
@@ -100,12 +101,15 @@ class Arm(Table):
     loading_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
     adherence: Adherence | None = None
     meals: dict[Meal, Share] = Field(default_factory=dict)
+    ec50_ratio: Annotated[float, Field(gt=0, le=1e6)] | tuple[float, ...] = 1.0
 
     @model_validator(mode="after")
     def _dosing(self) -> Arm:
         if (self.loading_dose_mg is None) != (self.loading_d is None):
             raise InputError("loading_dose_mg and loading_d go together: the dose, and its days")
         check_meals(self.meals)
+        if self.ec50_ratio != 1 and self.drug == "placebo":
+            raise InputError("ec50_ratio: placebo has no EC50; legal: an arm with a drug")
         return self
 
 

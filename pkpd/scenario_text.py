@@ -88,6 +88,10 @@ def _doses(arm: Arm) -> str:
         runs = f" in runs of {a.mean_missed_run_d:g} days on average" if a.mean_missed_run_d else ""
         differs = f", logit sd {a.logit_sd:g} between patients" if a.logit_sd else ""
         said.append(f"{100 * a.missed_share:g}% of doses missed{runs}{differs}")
+    if isinstance(arm.ec50_ratio, tuple):
+        said.append("EC50 changed in every draw until the true difference is the margin")
+    elif arm.ec50_ratio != 1:
+        said.append(f"EC50 {arm.ec50_ratio:g} times its own")
     return ", ".join(said)
 
 

@@ -84,18 +84,27 @@ def run(
         output.refuse_existing_run(out, force=force, resume=resume)
     start_jax()
     from inference.report.trial import trial_report
-    from inference.trials import run_trial
+    from inference.trials import posterior_draws, run_trial
+    from inference.whatif.null import under_null
 
+    if sensitivity:
+        from inference.whatif.sensitivity import check
+
+        check(design, null)
     title = f"trial: {scenario}"
     options: dict[str, Any] = {
         "posterior": posterior, "seed": seed, "engine": engine, "null": null, "scheduler": scheduler,
     }  # fmt: skip
+    made_with = made_of(design, posterior, engine, null)
+    if null:  # once for all that follows: where arms have to be moved to a margin it takes longer than the trials
+        draws = posterior_draws(posterior, min(design.trial.posterior_draws, design.trial.n_trials))
+        with bars() as progress:
+            design = under_null(design, draws, seed, engine, progress)
     if out is None:
         with bars() as progress:
             table = run_trial(design, progress=progress, **options)
         show(title, table)
         return
-    made_with = made_of(design, posterior, engine, null)
     try:
         with output.run_directory(out, force=force, resume=resume) as folder:
             with bars() as progress:
@@ -134,7 +143,7 @@ def _write_dataset(
     from inference.whatif.null import under_null
 
     draws = posterior_draws(posterior, min(design.trial.posterior_draws, design.trial.n_trials))
-    rows = dataset(under_null(design) if null else design, draws, number, seed, engine)
+    rows = dataset(under_null(design, draws, seed, engine) if null else design, draws, number, seed, engine)
     text = rows.to_csv(index=False, na_rep=MISSING, float_format="%.10g")
     output.write_text(folder / f"trial-{number}.csv", text)
 
@@ -149,7 +158,8 @@ def _write_patients(
 
     draws = posterior_draws(posterior, min(design.trial.posterior_draws, design.trial.n_trials))
     with bars() as progress:
-        tables = patients.parts(under_null(design) if null else design, draws, n_trials, seed, engine, progress)
+        at_null = under_null(design, draws, seed, engine) if null else design
+        tables = patients.parts(at_null, draws, n_trials, seed, engine, progress)
         write_parquet(folder / patients.FILE, tables)
 
 

@@ -59,13 +59,13 @@ def render(
     from inference.whatif.null import under_null
     from pkpd.scenario_text import describe
 
-    if null:
-        design = under_null(design)
     if sensitive is not None and sensitive.empty:  # nothing assumed can be moved
         sensitive = None
     run = None if posterior is None else load_fitted(posterior)
     n = min(design.trial.posterior_draws, design.trial.n_trials)
     draws = {} if run is None else draws_of(run, n)
+    if null:
+        design = under_null(design, draws, seed, engine)
     arms = [] if design.outcome is not None else virtual.cohort(design, draws, seed, engine)
     n_draws = int(table["n_draws"].max())
     rates = rate_rows(design, table)

@@ -20,6 +20,7 @@ from inference.whatif import designs, per_trial, runs
 from inference.whatif.assumed import Assumed, assumptions, centres
 from inference.whatif.characteristics import effect_of
 from inference.whatif.null import under_null
+from pkpd.errors import InputError
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
@@ -49,8 +50,8 @@ def sensitivity(
     Rows: COLUMNS; differences are those of ``designs.differences`` to the design as it is, over fewer trials than the
     run has (``trials_of_each``). Values that were simulated are kept one by one in ``keep``, and read from there.
     """
-    if null:
-        design = under_null(design)
+    check(design, null)
+    design = under_null(design) if null else design
     known = trials.posterior_draws(posterior, 1)
     found = assumptions(design, known)
     n = trials_of_each(design, 2 * len(found) + 1)
@@ -76,6 +77,7 @@ def sensitivity(
             if at == a.value:
                 continue
             scenario = design if a.change is None else a.change(design, at)
+            scenario = under_null(scenario) if null else scenario  # of that control, where responses are stated
             changed = simulated(f"{i}-{a.key}-{setting}", scenario, moved)
             differences = designs.differences(changed, base)
             for row in differences.to_dict("records"):
@@ -83,6 +85,19 @@ def sensitivity(
                     rows.append(_row(a, setting, at, row, n_draws, null))
     progress("sensitivity", total, total)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def check(design: Scenario, null: bool) -> None:
+    """InputError where a changed assumption would leave the null: arms are at the margin for the values as they are."""
+    analysis = design.analysis
+    if not null or analysis is None or design.outcome is not None:
+        return
+    control = next(arm for arm in design.arms if arm.name == analysis.control)
+    if analysis.margin != 0 or control.drug != "placebo":
+        raise InputError(
+            f"{design.trial.name}: --sensitivity: under this null the arms are moved to the margin, and with another "
+            "assumption they would be off it; legal: without --null"
+        )
 
 
 def trials_of_each(design: Scenario, values: int) -> int:

@@ -243,10 +243,19 @@ def test_nulls():
     assert under_null(load_scenario("phase3")).parameters == {"dimer_efficacy": 0.0}
     for refused, message in (
         (design(p=(0.5, 0.1), sided=1, margin=-0.2), "a response probability of 0.1 under control plus the margin"),
-        (load_scenario("phase3", ["analysis.control=start 5 mg"]), "the control takes hetrombopag"),
+        (load_scenario("phase3", ["analysis.control=start 5 mg"]), "arm 'placebo' takes placebo, and no EC50 moves it"),
         (
-            load_scenario("phase3", ["analysis.test=risk-difference", "analysis.sided=1", "analysis.margin=-0.1"]),
-            "analysis.margin = -0.1, and no parameter",
+            load_scenario(
+                "phase3",
+                [
+                    "analysis.control=start 5 mg",
+                    "arms=[{name='start 5 mg', drug='hetrombopag', n=9, start_dose_mg=5},"
+                    "{name='b', drug='hetrombopag', n=9, start_dose_mg=5}]",
+                    "analysis.endpoint='time_to_first_response'",
+                    "analysis.test=log-rank",
+                ],
+            ),
+            "a null of time_to_first_response is that of whole curves",
         ),
         (load_scenario("food_effect"), "[analysis] is missing"),
     ):

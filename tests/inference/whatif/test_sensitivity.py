@@ -14,6 +14,7 @@ from inference.cli import main
 from inference.report import sensitivity as shown
 from inference.trials import run_trial
 from inference.whatif import assumed, per_trial, sensitivity
+from pkpd.errors import InputError
 from pkpd.parameters import load_library
 from pkpd.scenario import load_scenario
 from pkpd.tables import check_rules, check_value, field_of, schema
@@ -142,6 +143,18 @@ def of_three(design, **options) -> pd.DataFrame:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sensitivity, "assumptions", lambda *a: [x for x in every(*a) if x.key in CHOSEN])
         return sensitivity.sensitivity(design, seed=5, **options)
+
+
+def test_under_the_null_the_arms_stay_equal_and_a_margin_is_refused():
+    """What moves of stated responses is the common probability: the active arm's own has no part in the null."""
+    table = sensitivity.sensitivity(stated(n=(40, 40), p=(0.5, 0.2), trial={"n_trials": 500}), null=True)
+    row = table.set_index(["assumption", "setting", "comparison", "quantity"])
+    still = row.loc["outcome.response_probability.a"]
+    assert (still["difference"] == 0).all()
+    both = [row.loc[("outcome.response_probability.control", "high", arm, "cured")] for arm in ("a", "control")]
+    assert all(abs(x["difference"] - (1 / 3 - 0.2)) < 4 * x["mc_se"] for x in both)
+    with pytest.raises(InputError, match="moved to the margin"):
+        sensitivity.check(load_scenario("non_inferiority"), null=True)
 
 
 @pytest.fixture(scope="module")
