@@ -198,6 +198,9 @@ def _of_scenario(design: Scenario) -> Iterator[Assumed]:
     missed = design.trial.missed_visit_share
     if missed > 0:
         yield _share("trial.missed_visit_share", missed, _missed_visits)
+    for arm in design.arms:
+        if not isinstance(arm.ec50_ratio, tuple) and arm.ec50_ratio != 1:
+            yield _plain(f"arms.{arm.name}.ec50_ratio", "-", arm.ec50_ratio, _potency(arm.name))
     doses = {arm.adherence.missed_share for arm in design.arms if arm.adherence is not None}
     if doses:
         value = max(doses)
@@ -209,6 +212,14 @@ def _of_scenario(design: Scenario) -> Iterator[Assumed]:
 
 def _parameter(name: str) -> Change:
     return lambda s, x: s.model_copy(update={"parameters": {**s.parameters, name: x}})
+
+
+def _potency(arm: str) -> Change:
+    def change(design: Scenario, x: float) -> Scenario:
+        arms = [a.model_copy(update={"ec50_ratio": x}) if a.name == arm else a for a in design.arms]
+        return design.model_copy(update={"arms": tuple(arms)})
+
+    return change
 
 
 def _in_group(name: str) -> bool:

@@ -69,6 +69,8 @@ def test_values_of_the_scenario_are_varied_where_they_are_set():
     doses = found["scenario", "arms.adherence.missed_share"]
     changed = doses.change(design, doses.high)
     assert [arm.adherence.missed_share for arm in changed.arms] == pytest.approx([0.1 / 1.05] * 3)
+    weaker = by_key(load_scenario("phase3", ["arms.1.ec50_ratio=1.5"]))["scenario", "arms.start 2.5 mg.ec50_ratio"]
+    assert [arm.ec50_ratio for arm in weaker.change(design, weaker.low).arms] == [0.75, 1, 1]
     own = found["scenario", "immune_drift_log_sd"]
     assert own.value == 0.4 and own.change(design, own.high).parameters["immune_drift_log_sd"] == own.high
     assert ("patients", "immune_drift_log_sd") not in found
