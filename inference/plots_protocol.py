@@ -120,16 +120,16 @@ def schematic(
                     ax.annotate(text, (first, lane - 0.36), va="bottom", ha="left", fontsize=7.5, xytext=(2, 0),
                                 textcoords="offset points")  # fmt: skip
         for stage in stages if common and len(stages) > 1 else ():
-            ax.annotate(stage.name, (unit.of(stage.first_d + stage.last_d) / 2, -0.52), ha="center", va="center",
+            ax.annotate(stage.name, (unit.of(stage.first_d + stage.last_d) / 2, -0.68), ha="center", va="center",
                         fontsize=9, fontweight="bold", bbox=WHITE, zorder=6)  # fmt: skip
         visits = len(arms)
         ax.plot(unit.of(visits_d), np.full(len(visits_d), visits), "|", color="black", ms=11, mew=1.4)
         ax.vlines(unit.of(visits_d), -0.5, visits - 0.3, color="#333333", lw=0.5, alpha=0.25)
-        _landmark(ax, 0.0, entry, "left", -1.3)
+        _landmark(ax, 0.0, entry, "left", -1.4)
         if endpoint is not None:
-            _landmark(ax, float(unit.of(endpoint[0])), endpoint[1], "right", -0.9)
+            _landmark(ax, float(unit.of(endpoint[0])), endpoint[1], "right", -1.02)
         ax.set_yticks(range(len(arms) + 1), [*(f"{wrapped(arm)}\nn = {n}" for arm, n in sizes.items()), "visits"])
-        ax.set_ylim(visits + 0.25, -1.6)
+        ax.set_ylim(visits + 0.25, -1.68)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         ax.grid(visible=False)

@@ -15,6 +15,7 @@ from inference.report.relapse import at_risk
 if TYPE_CHECKING:
     from inference.report.relapse import RelapseCurve
 
+FEWEST = 5  # patients of one trial, on average, of whom a band is drawn: of fewer it would cover the page
 ROW = 0.24  # inches a row of numbers
 
 
@@ -29,7 +30,8 @@ def relapse(curves: Sequence[RelapseCurve], arms: Sequence[str]) -> Figure:
         for c in curves:
             x = unit.of(np.append(c.at_d, last))
             low, high, share = (100 * np.append(v, v[-1]) for v in (c.low, c.high, c.share))
-            ax.fill_between(x, low, high, step="post", color=colours[c.arm], alpha=0.16, lw=0)
+            if c.at_risk[0] >= FEWEST:
+                ax.fill_between(x, low, high, step="post", color=colours[c.arm], alpha=0.16, lw=0)
             ax.step(x, share, where="post", color=colours[c.arm], lw=1.9, label=wrapped(c.arm))
         ax.set_ylim(0, 102)
         ax.set_ylabel("patients without relapse (%)")

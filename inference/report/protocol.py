@@ -46,6 +46,7 @@ QUANTITY_WORDS = {
     "auc_at_end_ng_h_per_ml": "AUC of the last interval",
     "trough_at_end_ng_per_ml": "trough at the end",
     "width_interval": "mean width of the interval",
+    "coverage_interval": "coverage of the interval",
     "patients": "patients entered until all comparisons ended",
     "weeks": "duration of the trial",
     "randomised": "patients randomised",
@@ -114,8 +115,8 @@ def treatment(design: Scenario, arm: Arm) -> str:
     titrated = len(design.rule(arm).action) > 0
     words = f"{arm.drug} {'from ' if titrated else ''}{arm.start_dose_mg:g} mg{', titrated' if titrated else ''}"
     words += f" every {arm.dose_every_d} days" if arm.dose_every_d > 1 else ""
-    meal = " or ".join(arm.meals) or arm.meal
-    return words if meal == "fasted" else f"{words}, {meal.replace('_', ' ')}"
+    meal = re.sub(r"(\d)h", r"\1 h", (" or ".join(arm.meals) or arm.meal).replace("_", " "))
+    return words if meal == "fasted" else f"{words}, {meal}"
 
 
 class Protocol(NamedTuple):

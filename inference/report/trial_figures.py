@@ -89,8 +89,13 @@ def _endpoint(design: Scenario) -> tuple[int, str] | None:
         day = design.trial.visits_d[-1]
         return (day, f"endpoint: {words(design.analysis.endpoint)}") if design.analysis else None
     name = design.analysis.endpoint if design.analysis else design.endpoint_names[0]
-    at_one_visit = name.startswith(("response_week", "response_day"))
-    return design.landmark_day, f"endpoint: {words(name)}{'' if at_one_visit else ', by then'}"
+    at_one_visit = name.startswith(("response_week", "response_day", "log_"))
+    day = design.landmark_day
+    if name in ("relapse", "time_to_relapse"):  # of the stage off treatment, whole
+        day = design.trial.visits_d[-1]
+    elif design.analysis:
+        day = design.trial.visits_d[design.visits_counted - 1]
+    return day, f"endpoint: {words(name)}{'' if at_one_visit else ', by then'}"
 
 
 def _of_response(design: Scenario, rows: Sequence[dict[str, Any]], arms: Sequence[VirtualArm]) -> Made:

@@ -53,6 +53,13 @@ def test_bands_are_of_whole_trials_or_else_greenwoods():
     assert relapse.at_risk(own, 7) == pytest.approx(100 / 25 * relapse.at_risk(over, 7))
 
 
+def test_an_arm_of_few_has_no_band():
+    many, few = relapse.curves([made_up(40, 25), made_up(40, 4)._replace(name="b")])
+    fig = plots_relapse.relapse([many, few], ["a", "b"])
+    assert few.at_risk[0] < plots_relapse.FEWEST < many.at_risk[0]
+    assert len(fig.axes[0].collections) == 1 and len(fig.axes[0].lines) == 2
+
+
 def test_nobody_off_treatment_is_no_curve_and_few_relapses_no_median():
     a = made_up(2, 10)
     none = a._replace(relapse=a.relapse._replace(entered=np.zeros((2, 10), bool)))

@@ -287,6 +287,13 @@ def test_the_endpoint_is_drawn_where_it_is_read(design):
     any_time = load_scenario("phase3", ["analysis.endpoint=response_any"])
     assert trial_figures._endpoint(any_time) == (56, "endpoint: response at least once, by then")
     assert trial_figures._endpoint(load_scenario("food_effect")) is None
+    relapse = load_scenario(
+        "withdrawal",
+        ["arms=[{name='a', n=9, drug='hetrombopag', start_dose_mg=5, titration='usual'}, "
+         "{name='b', n=9, drug='hetrombopag', start_dose_mg=2.5, titration='usual'}]",
+         "analysis={endpoint='time_to_relapse', test='log-rank', control='a', alpha=0.05}"],
+    )  # fmt: skip
+    assert trial_figures._endpoint(relapse) == (280, "endpoint: time to relapse, by then")
 
 
 def test_any_list_of_stages_can_be_drawn():
