@@ -115,8 +115,13 @@ def treatment(design: Scenario, arm: Arm) -> str:
     titrated = len(design.rule(arm).action) > 0
     words = f"{arm.drug} {'from ' if titrated else ''}{arm.start_dose_mg:g} mg{', titrated' if titrated else ''}"
     words += f" every {arm.dose_every_d} days" if arm.dose_every_d > 1 else ""
-    meal = re.sub(r"(\d)h", r"\1 h", (" or ".join(arm.meals) or arm.meal).replace("_", " "))
+    meal = meal_words(" or ".join(arm.meals) or arm.meal)
     return words if meal == "fasted" else f"{words}, {meal}"
+
+
+def meal_words(meal: str) -> str:
+    """A meal, or several, as they are written."""
+    return re.sub(r"(\d)h", r"\1 h", meal.replace("_", " "))
 
 
 class Protocol(NamedTuple):

@@ -89,7 +89,8 @@ def render(
         "treatments": {arm.name: treatment(design, arm) for arm in design.arms},
         "protocols": protocols(design),
         "decisions": [row for row in decided if row not in ends],
-        "rates": {q: [row for row in rates if row["words"] == q] for q in dict.fromkeys(r["words"] for r in rates)},
+        "rates": _by_words([row for row in rates if row["low"] is not None]),
+        "means": _by_words([row for row in rates if row["low"] is None]),
         "looks": look_rows(design),
         "ends": ends,
         "figures": found,
@@ -109,6 +110,11 @@ def render(
     }
     context["sections"] = _sections(context)
     return environment().get_template("trial.html").render(context)
+
+
+def _by_words(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by what they are of, in their order."""
+    return {q: [row for row in rows if row["words"] == q] for q in dict.fromkeys(row["words"] for row in rows)}
 
 
 def _kept(arms: Sequence[VirtualArm]) -> str:

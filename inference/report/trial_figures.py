@@ -11,7 +11,7 @@ from scipy import stats
 from inference import plots_protocol, plots_relapse, plots_sensitivity, plots_swimmers, plots_trial
 from inference.report import relapse, sensitivity
 from inference.report.figures import data_uri
-from inference.report.protocol import protocols, stages_of, words
+from inference.report.protocol import meal_words, protocols, stages_of, words
 from inference.report.virtual import count_quantiles, exposure
 from inference.whatif.decisions import critical_values
 
@@ -151,7 +151,7 @@ def _of_patients(design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequen
         made |= _of_response_and_overshoot(design, treated or list(arms), overshoot)
     groups: dict[str, list[np.ndarray]] = {}
     for a in treated:
-        meal = "" if a.meal == "fasted" else f", {a.meal.replace('_', ' ')}"
+        meal = "" if a.meal == "fasted" else f", {meal_words(a.meal)}"
         for dose, measures in exposure(a).items():
             groups.setdefault(f"{a.drug} {dose:g} mg{meal}", []).append(measures)
     if groups:
