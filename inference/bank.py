@@ -136,6 +136,8 @@ def fill(
     """
     if patients < 2:
         raise InputError(f"patients = {patients} of each pilot; legal: at least 2")
+    if any(a.arm.screen is not None for a in p.arms):
+        raise InputError("screening: who passes one has no normal random effects to reweight; legal: the surface")
     which, part, K = reweighted(p), stream(BANK, replicate), len(pilots)
     values = {n: np.asarray(v) for n, v in p.prior.constrained(pilots).items()}
     mean, sd = (np.asarray(v, np.float64) for v in which.law(values))

@@ -90,10 +90,11 @@ def schematic(
     visits_d: Sequence[int],
     entry: str,
     endpoint: tuple[int, str] | None,
+    screening_d: Sequence[int] = (),
 ) -> Figure:
     """Arms as lanes over time with their stages, the visits as ticks, entry and endpoint as lines.
 
-    endpoint: its day and what it is.
+    endpoint: its day and what it is. screening_d: days of visits before the first dose, in one lane before the arms.
     """
     arms, last = list(sizes), max(stage.last_d for stage in stages)
     colours, unit = labels.arm_colours(arms), calendar(last)
@@ -123,7 +124,8 @@ def schematic(
             ax.annotate(stage.name, (unit.of(stage.first_d + stage.last_d) / 2, -0.68), ha="center", va="center",
                         fontsize=9, fontweight="bold", bbox=WHITE, zorder=6)  # fmt: skip
         visits = len(arms)
-        ax.plot(unit.of(visits_d), np.full(len(visits_d), visits), "|", color="black", ms=11, mew=1.4)
+        seen_d = [*screening_d, *visits_d]
+        ax.plot(unit.of(seen_d), np.full(len(seen_d), visits), "|", color="black", ms=11, mew=1.4)
         ax.vlines(unit.of(visits_d), -0.5, visits - 0.3, color="#333333", lw=0.5, alpha=0.25)
         _landmark(ax, 0.0, entry, "left", -1.4)
         if endpoint is not None:
@@ -134,8 +136,25 @@ def schematic(
         ax.spines["left"].set_visible(False)
         ax.grid(visible=False)
         time_axis(ax, last)
-        ax.set_xlim(-0.01 * end, 1.01 * end)
+        begin = _screening(ax, screening_d, unit, visits, end) if screening_d else 0.0
+        ax.set_xlim(begin - 0.01 * end, 1.01 * end)
     return fig
+
+
+def _screening(ax: Axes, days: Sequence[int], unit: Calendar, arms: int, end: float) -> float:
+    """The period before the first dose, common to all arms; returns where it begins, at least as wide as its name."""
+    first = float(unit.of(days[0]))
+    left = min(first, -0.035 * end)
+    ax.barh((arms - 1) / 2, -first, arms - 0.34, first, color="#BDBDBD", alpha=0.5, lw=0)
+    upright = -left > NARROW * end
+    ax.annotate("screening", (left / 2, (arms - 1) / 2), ha="center", va="center", fontsize=9 if arms > 1 else 7.5,
+                rotation=0 if upright else 90)  # fmt: skip
+    ticks = ax.get_xticks()
+    before = np.arange(-ticks[1], first - 1e-9, -ticks[1]) if len(ticks) > 1 else np.array([])
+    if not len(before) and first == round(first) < 0:
+        before = np.array([first])
+    ax.set_xticks([*before[::-1], *ticks])
+    return left
 
 
 def _landmark(ax: Axes, at: float, text: str, side: str, height: float) -> None:

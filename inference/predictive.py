@@ -95,7 +95,7 @@ def arm_trials(p: Plan, a: PlannedArm, values: Mapping[str, np.ndarray], part: i
     ):
         counts, rescued = endpoints.until(p.landmark, v.platelets_observed, v.rescued)
         events = np.asarray(endpoints.events(counts, v.baseline, rescued))
-        yield events, v.baseline, v.platelets_true, v.platelets_observed, v.dose_mg
+        yield events, v.baseline_true, v.platelets_true, v.platelets_observed, v.dose_mg
 
 
 def level_share(dose_mg: np.ndarray, levels: np.ndarray) -> np.ndarray:

@@ -186,7 +186,11 @@ def _until(design: Scenario, n_draws: int) -> runs.Until | None:
     def error(rejected: np.ndarray) -> float:
         return max(cautious_se(x, np.arange(len(x)) % n_draws) for x in rejected.T)
 
-    return runs.Until(lambda counts: decide(design, counts).rejected, error, design.trial.mc_se_below)
+    def decided(counts: Counts) -> np.ndarray:
+        found = decide(design, counts)
+        return np.concatenate([found.rejected, found.secondary.reshape(len(found.rejected), -1)], axis=1)
+
+    return runs.Until(decided, error, design.trial.mc_se_below)
 
 
 def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Counts]:
@@ -195,7 +199,14 @@ def block_of(plan: Plan, progress: Progress = silent) -> Callable[[int, int], Co
         block: Callable[[int, int], Counts] = partial(stated, plan.design, plan.seed)
     else:
         block = patient_blocks(plan.design, plan.draws, plan.seed, plan.engine, progress)
-    return lambda first, n: block(first, n)._replace(calendar=calendar(plan.design, plan.seed, first, n))
+
+    def counted(first: int, n: int) -> Counts:
+        counts = block(first, n)
+        drops = plan.design.accrual and plan.design.interims and plan.design.interims.drop_losers
+        look = decide(plan.design, counts).look if drops else None
+        return counts._replace(calendar=calendar(plan.design, plan.seed, first, n, look))
+
+    return counted
 
 
 def patient_blocks(
@@ -205,18 +216,19 @@ def patient_blocks(
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     groups, sizes, names = list(_groups(design, arms)), sizes_analysed(design), design.endpoint_names
     total = sum(a.n for _, a, _ in groups)
-    by_patient = design.analysis is not None and design.analysis.by_patient
-    by_count = design.analysis is not None and not by_patient
+    tested = design.tested if design.analysis is not None else ()
+    by_patient = [one.analysis is not None and one.analysis.by_patient for one in tested]
 
     def block(first: int, n: int) -> Counts:
         by_arm = {a.name: np.zeros((n, len(names)), np.int32) for a in arms}
         sums = {a.name: np.zeros((n, len(further.names(design)))) for a in arms}
         numbers = {a.name: np.zeros(x.shape, np.int32) for a, x in zip(arms, sums.values(), strict=True)}
-        by_look = np.zeros((n, len(sizes), len(arms)), np.int64)
-        patients: list[effects.Patients] = []
+        by_look = [np.zeros((n, len(sizes), len(arms)), np.int64) for _ in tested]
+        patients: list[list[effects.Patients]] = [[] for _ in tested]
         done = 0
         for index, a, start in groups:
-            row, outcomes = 0, []
+            row = 0
+            outcomes: list[list[effects.Patients]] = [[] for _ in tested]
             for _, number, v in courses(design, a, draws, n, seed, engine, first):
                 at = number - first
                 if start == 0:
@@ -225,23 +237,35 @@ def patient_blocks(
                     values, present = further.values(design, a, v)
                     _add(sums[a.name], at, values)
                     _add(numbers[a.name], at, present)
-                if design.analysis is not None:
-                    own = effects.observed(design, a, v)
-                    if by_count:
-                        place = start + (row + np.arange(len(number))) % a.n
-                        look = np.searchsorted(sizes[:, index], place, side="right")
-                        np.add.at(by_look[:, :, index], (at, look), own.value & own.present)
-                    else:
-                        outcomes.append(own)
+                for k, one in enumerate(tested):
+                    own = effects.observed(one, a, v)
+                    if by_patient[k]:
+                        outcomes[k].append(own)
+                        continue
+                    place = start + (row + np.arange(len(number))) % a.n
+                    look = np.searchsorted(sizes[:, index], place, side="right")
+                    np.add.at(by_look[k][:, :, index], (at, look), own.value & own.present)
                 row += len(number)
                 done += len(number)
                 progress("trials", first + done // total, design.trial.n_trials)
-            if by_patient and start == 0:
-                patients.append(effects.arranged(outcomes, a.n))
-            elif by_patient:
-                patients[index] = effects.with_later(patients[index], effects.arranged(outcomes, a.n))
-        found = effects.effects(design, patients, seed, first) if by_patient else None
-        return Counts(names, by_arm, by_look.cumsum(axis=1) if by_count else None, found, sums, numbers)
+            for k in range(len(tested)):
+                if not by_patient[k]:
+                    continue
+                new = effects.arranged(outcomes[k], a.n)
+                if start == 0:
+                    patients[k].append(new)
+                else:
+                    patients[k][index] = effects.with_later(patients[k][index], new)
+        counts = Counts(names, by_arm, None, None, sums, numbers)
+        if design.analysis is None:
+            return counts
+        found = [
+            effects.effects(one, patients[k], seed, first) if by_patient[k] else by_look[k].cumsum(axis=1)
+            for k, one in enumerate(tested)
+        ]
+        counts = counts._replace(**{"effects" if by_patient[0] else "analysed": found[0]})
+        labels = [second.label for second in design.analysis.secondary]
+        return counts._replace(secondary=dict(zip(labels, found[1:], strict=True))) if labels else counts
 
     return block
 
@@ -279,13 +303,15 @@ def simulate_cohort(
     of the interval that ends at the visit; concentrations are free, in ng/mL (auc in ng h/mL). Those with a protocol
     have more columns: whether the visit was missed, the stage that ends with it (from 0), the dose taken since the last
     visit in all, and whether the patient had relapsed; their times are those of the patient's own visits.
+    Counts of a screening come first, numbered .., -2, -1; visit 0 is then the true count at the first dose and, as
+    observed, what the criterion reads of the screening.
     """
     draws = posterior_draws(posterior, design.trial.posterior_draws)
     n_draws = number_of(draws)
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     total = sum(-(-a.n * n_draws // tile_width(engine)) for a in arms)
     done = 0
-    hours = 24.0 * np.concatenate([[0], design.trial.visits_d])
+    hours = 24.0 * np.array([*(design.screening.visits_d if design.screening else ()), 0, *design.trial.visits_d])
     for a in arms:
         first = 0
         for draw, _, v in courses(design, a, draws, n_draws, seed, engine):
@@ -326,16 +352,20 @@ def summarise_cohort(
 def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndarray, v: trial.Visits) -> pd.DataFrame:
     """One tile of patients as a table, patient by patient and visit by visit."""
     n, visits = len(draw), len(hours)
-    count = np.concatenate([v.baseline[None], v.platelets_observed])
+    true, count = [v.baseline_true[None], v.platelets_true], [v.baseline[None], v.platelets_observed]
+    if v.screened is not None:
+        true, count = [v.screened.true, *true], [v.screened.counts, *count]
+    before = visits - len(v.platelets_observed)
 
     def by_row(values: np.ndarray, at_baseline: Any) -> np.ndarray:
-        first = np.full((1, n), at_baseline, values.dtype)
+        first = np.full((before, n), at_baseline, values.dtype)
         return np.concatenate([first, values]).T.reshape(-1)
 
     response = np.asarray(endpoints.response(v.platelets_observed, v.rescued))
     when, own = np.tile(hours, n), {}
     if v.visit_d is not None:  # visits have days of their own, and the arm has stages
-        when = by_row(24.0 * np.asarray(v.visit_d), 0.0)
+        first = np.broadcast_to(hours[:before, None], (before, n))
+        when = np.concatenate([first, 24.0 * np.asarray(v.visit_d)]).T.reshape(-1)
         own = {
             "missed": by_row(v.missed, False),
             "stage": by_row(v.stage, 0),
@@ -347,11 +377,11 @@ def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndar
             "arm": pd.Categorical.from_codes(np.zeros(n * visits, np.int8), [arm]),
             "draw": np.repeat(draw, visits).astype(np.int32),
             "patient": np.repeat(patient, visits).astype(np.int32),
-            "visit": np.tile(np.arange(visits, dtype=np.int32), n),
+            "visit": np.tile(np.arange(visits, dtype=np.int32) - np.int32(before - 1), n),
             "time_h": when,
             "dose_mg": by_row(v.dose_mg, np.nan),
-            "platelets_true": np.concatenate([v.baseline[None], v.platelets_true]).T.reshape(-1),
-            "platelets_observed": count.T.reshape(-1),
+            "platelets_true": np.concatenate(true).T.reshape(-1),
+            "platelets_observed": np.concatenate(count).T.reshape(-1),
             "interrupted": by_row(v.interrupted, False),
             "stopped": by_row(v.stopped, False),
             "rescued": by_row(v.rescued, False),

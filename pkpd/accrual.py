@@ -10,8 +10,9 @@ from pkpd.validated import MAX_DAY, Table
 class Accrual(Table):
     """Patients randomised a week on average, a Poisson process; the rate grows in proportion over ``ramp_weeks``.
 
-    screen_failure_share: of the patients screened, who are not randomised. endpoint_d: day of the endpoint where its
-    outcome is stated; of simulated patients it is the last visit that the endpoint uses, as late as it may be.
+    screen_failure_share: of the patients screened, who are not randomised; a ``[screening]`` computes it. endpoint_d:
+    day of the endpoint where its outcome is stated; of simulated patients it is the last visit that the endpoint uses,
+    as late as it may be.
     """
 
     patients_per_week: float = Field(gt=0, le=100_000)

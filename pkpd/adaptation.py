@@ -11,7 +11,8 @@ from pkpd.errors import InputError
 from pkpd.validated import Table
 
 if TYPE_CHECKING:
-    from pkpd.analysis import Analysis, Interims
+    from pkpd.analysis import Analysis
+    from pkpd.interims import Interims
 
 
 class DropLosers(Table):
@@ -19,7 +20,8 @@ class DropLosers(Table):
 
     Best by the response rate among the patients of that look (by the test statistic, where the analysis needs each
     patient's outcome); of equal arms the earlier is kept. Arms that the look's test or futility ended are out of the
-    choice. A dropped arm has no further patients, and its comparison ends without rejection.
+    choice. A dropped arm has no further patients, and its comparison ends without rejection. With ``[accrual]`` those
+    who come after the day of the look go to the arms that are left, at the rate of the whole trial.
     """
 
     at_look: int = Field(ge=1, le=49)
@@ -61,15 +63,20 @@ def check_adaptation(interims: Interims, analysis: Analysis, sizes: Mapping[str,
             raise InputError(
                 f"interims.drop_losers.keep = {drop.keep} of {active} active arms drops none; legal: 1 to {active - 1}"
             )
-        if analysis.multiplicity != "bonferroni":
+        if analysis.multiplicity not in ("bonferroni", "closed-dunnett", "closed-simes"):
             raise InputError(
                 f"interims.drop_losers: multiplicity = {analysis.multiplicity!r} does not pay for the choice; "
-                "legal: 'bonferroni', over all arms that start"
+                "legal: 'bonferroni', 'closed-dunnett' or 'closed-simes', over all arms that start"
             )
     if grow is not None:
         if grow.at_look != looks - 1:
             raise InputError(
                 f"interims.reestimate.at_look = {grow.at_look}: at the look before the last only; legal: {looks - 1}"
+            )
+        if analysis.multiplicity.startswith("closed-"):
+            raise InputError(
+                f"interims.reestimate: multiplicity = {analysis.multiplicity!r} combines stages of the planned sizes; "
+                "legal: 'none'"
             )
         if active != 1:
             raise InputError(f"interims.reestimate: {active} active arms; legal: one, and the control")

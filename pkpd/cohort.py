@@ -6,7 +6,7 @@ In non-responders, a share of all that is 0 unless a config says otherwise, the 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -15,17 +15,26 @@ from jax.scipy.special import ndtr, ndtri
 from pkpd import random
 from pkpd.parameters import CovariateRatios, Demography, Noise, Parameters, Population, Variability
 
+if TYPE_CHECKING:
+    from pkpd.screening import Screened
+
 
 class Patients(NamedTuple):
     """A batch of virtual patients; every leaf [patients] or scalar.
 
-    covariates: 1 where the patient has it, in the order of ``CovariateRatios``.
+    covariates: 1 where the patient has it, in the order of ``CovariateRatios``. screened: None without a screening.
     """
 
     parameters: Parameters
     noise: Noise
     weight_kg: Array
     covariates: CovariateRatios
+    screened: Screened | None = None
+
+    @property
+    def baseline_1e9_per_l(self) -> Array:
+        """The count at entry as measured; the true one where nothing was measured."""
+        return self.parameters.baseline_platelets_1e9_per_l if self.screened is None else self.screened.baseline
 
 
 class Table(NamedTuple):

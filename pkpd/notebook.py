@@ -45,6 +45,8 @@ OF_PROTOCOLS = {
     "taken_mg": ("mg", "dose taken since the last visit, in all"),
     "relapsed": ("", "relapsed off treatment at this visit or before"),
 }
+# and where patients were screened, whose ``baseline`` is then as measured
+OF_SCREENING = {"baseline_true": ("1e9/L", "platelet count without error at the first dose")}
 
 
 def simulate_scenario(
@@ -206,6 +208,7 @@ def _arm(planned: PlannedArm, numbers: range, scenario: Scenario, seed: int) -> 
     days = tuple(scenario.trial.visits_d)
     tiles = list(trial.simulate(planned.population, planned.arm, days, seed, numbers))
     units = UNITS | (OF_PROTOCOLS if planned.arm.protocol is not None else {})
+    units |= OF_SCREENING if planned.arm.screen is not None else {}
     visits = {name: np.concatenate([getattr(tile, name) for tile in tiles], axis=-1) for name in units}
     variables = {
         name: (("visit", "patient")[-values.ndim :], values, {"units": units[name][0], "long_name": units[name][1]})

@@ -28,9 +28,17 @@ KINDS: dict[str, tuple[str, ...]] = {
     "value": ("longest_response_d", "total_response_d", "days_above_250", "days_above_400", "share_in_range"),
     "repeated": ("log_counts",),
 }  # fmt: skip
-_OF_WEEK = {"response_week_": "binary", "log_count_week_": "value", "log_fold_week_": "value"}
-_WEEK = re.compile(r"(response_week_|log_count_week_|log_fold_week_)([1-9][0-9]?[0-9]?)")
-# Decided by counts and failures alone, so that imputed counts decide them too.
+# Of the interval that ends with the visit of a week: exposure (free drug; the area is that of a mean day) and dose.
+EXPOSURE = {
+    "auc_ng_h_per_ml_week_": "auc_ng_h_per_ml", "cmax_ng_per_ml_week_": "cmax_ng_per_ml",
+    "trough_ng_per_ml_week_": "trough_ng_per_ml", "dose_mg_week_": "dose_mg",
+}  # fmt: skip
+_OF_WEEK = {
+    "response_week_": "binary", "log_count_week_": "value", "log_fold_week_": "value",
+    **dict.fromkeys(EXPOSURE, "value"),
+}  # fmt: skip
+_WEEK = re.compile(f"({'|'.join(_OF_WEEK)})([1-9][0-9]?[0-9]?)")
+# Decided by counts and failures alone.
 OF_COUNTS = (
     "response_any",
     "response_75",
@@ -39,6 +47,11 @@ OF_COUNTS = (
     "longest_response_d",
     "total_response_d",
 )
+# Of all visits of a window, which may start later than the trial.
+_OF_WINDOW = (
+    *OF_COUNTS, "overshoot_250", "overshoot_400", "days_above_250", "days_above_400",
+    "share_in_range", "log_counts",
+)  # fmt: skip
 GOOD_EVENTS = ("time_to_first_response",)  # an earlier event is better
 
 
@@ -71,29 +84,47 @@ def kind(name: str) -> str | None:
     return next((kind for kind, of_kind in KINDS.items() if name in of_kind), None)
 
 
+def of_counts_alone(name: str) -> bool:
+    """Whether counts and failures alone decide an endpoint of one value, so that imputed counts decide it too."""
+    found = _WEEK.fullmatch(name)
+    return name in OF_COUNTS or (found is not None and found[1] not in EXPOSURE)
+
+
+def starts_later(name: str) -> bool:
+    """Whether an endpoint can be of visits that start later than the trial."""
+    return name in _OF_WINDOW
+
+
 def responses(r: Read) -> np.ndarray:
     """Response at each visit: a count of at least 50 and no failure by then."""
     return (np.nan_to_num(r.counts) >= RESPONSE_COUNT) & ~r.failed
 
 
 def outcome(
-    name: str, v: Visits, r: Read, days: Sequence[int], until: int, stages: protocol.Stage | None = None
+    name: str, v: Visits, r: Read, days: Sequence[int], until: int, stages: protocol.Stage | None = None, start: int = 0
 ) -> Outcome:
-    """The endpoint of that name over the first ``until`` visits; a relapse (which needs ``stages``) over all."""
+    """The endpoint of that name over the visits from ``start`` to before ``until``; a relapse (which needs ``stages``)
+    over all. Who failed before ``start`` has failed throughout.
+    """
     everybody = np.ones(r.counts.shape[1], bool)
     if name == "relapse":
         _, entered, relapsed = _relapses(v, days, stages)
         return Outcome(relapsed, entered)
     if name == "time_to_relapse":
         return _time_to_relapse(v, days, stages)
-    r, days = Read(r.counts[:until], r.failed[:until]), days[:until]
-    observed, rescued = np.asarray(v.platelets_observed)[:until], np.asarray(v.rescued)[:until]
+    if (exposure := _exposure_of(name)) is not None:
+        at = list(days).index(7 * (week_of(name) or 0))
+        value = daily_auc(v, days)[at] if exposure == "auc_ng_h_per_ml" else np.asarray(getattr(v, exposure))[at]
+        return Outcome(np.where(np.asarray(v.dropped)[at], np.nan, value), everybody)
+    before = days[start - 1] if start else 0
+    r, days = Read(r.counts[start:until], r.failed[start:until]), days[start:until]
+    observed, rescued = np.asarray(v.platelets_observed)[start:until], np.asarray(v.rescued)[start:until]
     if kind(name) == "time":
         return _time(responses(r) if name == "time_to_first_response" else rescued, observed, r, days, name)
     if name == "rescue":
         return Outcome(rescued[-1], everybody)
     if name.startswith(("overshoot_", "days_above_")) or name == "share_in_range":
-        return Outcome(_range(name, np.nan_to_num(observed), days), everybody)
+        return Outcome(_range(name, np.nan_to_num(observed), days, before), everybody)
     value = of_counts(name, r, np.asarray(v.baseline), days)
     return Outcome(value, everybody)
 
@@ -123,9 +154,26 @@ def of_counts(name: str, r: Read, baseline: np.ndarray, days: Sequence[int]) -> 
     raise ValueError(f"{name!r} is not decided by counts")
 
 
-def _range(name: str, observed: np.ndarray, days: Sequence[int]) -> np.ndarray:
-    """Overshoot, days above a count, share of the time from 50 to 250: a visit stands for the days since the last."""
-    gaps = np.diff([0, *days])[:, None]
+def daily_auc(v: Visits, days: Sequence[int]) -> np.ndarray:
+    """Mean area under the curve a day (ng h/mL) of the interval that ends with each visit, on the day it took place."""
+    return np.asarray(v.auc_ng_h_per_ml) / np.diff(visit_days(v, days), axis=0, prepend=0)
+
+
+def visit_days(v: Visits, days: Sequence[int]) -> np.ndarray:
+    """Day on which each visit takes place, [visits, patients] or [visits, 1]."""
+    return np.asarray(days)[:, None] if v.visit_d is None else np.asarray(v.visit_d)
+
+
+def _exposure_of(name: str) -> str | None:
+    """The field of visits that an endpoint of exposure reads."""
+    found = _WEEK.fullmatch(name)
+    return EXPOSURE.get(found[1]) if found else None
+
+
+def _range(name: str, observed: np.ndarray, days: Sequence[int], before: int = 0) -> np.ndarray:
+    """Overshoot, days above a count, share of the time from 50 to 250: a visit stands for the days since the last, the
+    first one for those since day ``before``."""
+    gaps = np.diff([before, *days])[:, None]
     if name == "share_in_range":
         inside = (observed >= RESPONSE_COUNT) & (observed <= OVERSHOOTS[0])
         return (inside * gaps).sum(axis=0) / gaps.sum()

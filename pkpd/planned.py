@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pkpd.parameters import Library, Population, load_library, with_values
+from pkpd.screening import screen_of
 from pkpd.stages import active_drug, protocol_of
 from pkpd.trial import Arm, RescueRule
 
@@ -93,6 +94,7 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             period=np.uint32(period) if crossover else None,
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
+            screen=None if scenario.screening is None else screen_of(scenario.screening, scenario.entry),
             rescue=None if by_rule is None else RescueRule(np.float32(by_rule), np.int32(scenario.rescue.from_d)),
         )
         ratio = np.asarray(a.ec50_ratio) if isinstance(a.ec50_ratio, tuple) else a.ec50_ratio

@@ -12,12 +12,14 @@ from pydantic import Field, field_validator, model_validator
 
 from pkpd import endpoints, outcomes, titration
 from pkpd.accrual import Accrual
-from pkpd.analysis import Analysis, Interims, Outcome
+from pkpd.analysis import Analysis, Outcome, alone
 from pkpd.errors import InputError, nearest
+from pkpd.interims import Interims
 from pkpd.patients import read_patients
 from pkpd.published import Prediction, Published, targets
 from pkpd.scenario_checks import check, check_library
 from pkpd.scenario_tables import Arm, Dropout, Entry, Rescue, Titration, Trial
+from pkpd.screening import Screening
 from pkpd.stages import HOLD, StageRow
 from pkpd.titration import Rule
 from pkpd.tomlfile import apply_settings, read_toml, shown
@@ -38,6 +40,7 @@ class Scenario(Table):
     outcome: Outcome | None = None  # stated in place of simulated patients
     # needed where patients are simulated, else never read
     entry: Entry = Entry(platelets_below_1e9_per_l=30.0)
+    screening: Screening | None = None
     titration: dict[str, Titration] = Field(default_factory=dict)
     rescue: Rescue = Rescue()
     dropout: Dropout = Dropout()
@@ -66,8 +69,27 @@ class Scenario(Table):
         return self
 
     @property
+    def tested(self) -> tuple[Scenario, ...]:
+        """This scenario, and for each secondary endpoint one whose analysis has it for its primary."""
+        analysis = self.analysis
+        if analysis is None or not analysis.secondary:
+            return (self,)
+        landmark_d = None if self.outcome else self.landmark_day
+        found = [self]
+        for secondary in analysis.secondary:
+            update: dict[str, Any] = {"analysis": alone(analysis, secondary, landmark_d)}
+            if self.outcome and self.outcome.response_probability:
+                own = {"response_probability": self.outcome.secondary[secondary.label], "secondary": {}}
+                update["outcome"] = self.outcome.model_copy(update=own)
+            found.append(self.model_copy(update=update))
+        return tuple(found)
+
+    @property
     def endpoint_d(self) -> int:
-        """Day by which a patient's endpoint is known: its last visit, as late as it may be."""
+        """Day by which a patient's endpoints are known: their last visit, as late as it may be."""
+        if self.analysis and self.analysis.secondary:
+            alone_ = self.model_copy(update={"analysis": self.analysis.model_copy(update={"secondary": ()})})
+            return max(one.endpoint_d for one in (alone_, *self.tested[1:]))
         if self.accrual and self.accrual.endpoint_d is not None:
             return self.accrual.endpoint_d
         if self.outcome is not None or self.analysis is None:
@@ -137,8 +159,26 @@ class Scenario(Table):
         """Number of visits that the analysis' endpoint uses, from the first on."""
         analysis = self.analysis
         week = outcomes.week_of(analysis.endpoint) if analysis else None
-        last = 7 * week if week else (analysis.until_d if analysis else None) or self.landmark_day
+        last = 7 * week if week else self._window[1] or self.landmark_day
         return self.trial.visits_d.index(last) + 1
+
+    @property
+    def first_visit_counted(self) -> int:
+        """Index of the first visit that the analysis' endpoint uses."""
+        first = self._window[0]
+        return next(k for k, day in enumerate(self.trial.visits_d) if first is None or day >= first)
+
+    @property
+    def _window(self) -> tuple[int | None, int | None]:
+        """First and last visit day that the analysis says its endpoint may use."""
+        analysis = self.analysis
+        if analysis is None:
+            return None, None
+        if analysis.stage is None:
+            return analysis.from_d, analysis.until_d
+        ends = {stage.name: stage.until_d for stage in self.stages}
+        before = max((day for day in ends.values() if day < ends[analysis.stage]), default=0)
+        return min(day for day in self.trial.visits_d if day > before), ends[analysis.stage]
 
     @property
     def endpoint_names(self) -> tuple[str, ...]:

@@ -8,9 +8,11 @@ from pkpd import titration
 from pkpd.estimands import describe as describe_estimand
 from pkpd.patients import describe as describe_table
 from pkpd.published import targets
+from pkpd.screening import describe as describe_screening
 
 if TYPE_CHECKING:
-    from pkpd.analysis import Analysis, Interims
+    from pkpd.analysis import Analysis, Secondary, Tested
+    from pkpd.interims import Interims
     from pkpd.scenario import Arm, Scenario
     from pkpd.scenario_tables import Rescue
     from pkpd.stages import StageArm
@@ -66,6 +68,7 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
     lines += (
         [describe_table(table, scenario.entry.platelets_below_1e9_per_l)] if (table := scenario.entry.patients) else []
     )
+    lines += [describe_screening(scenario.screening, scenario.entry)] if scenario.screening else []
     for arm in scenario.arms:
         dose = "0 mg" if arm.drug == "placebo" else f"start {arm.start_dose_mg:g} mg"
         rule = f", titration {arm.titration}" if arm.titration else ""
@@ -150,30 +153,60 @@ def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
     if test.margin or test.test == "bayesian":
         kind = "" if test.margin >= 0 else f" (non-inferiority, margin {-test.margin:g})"
         lines.append(f"Aim: a difference to {test.control} above {test.margin:g}{kind}")
-    strata = test.strata
-    for limits, what in ((strata.baseline_1e9_per_l, "baseline count"), (strata.weight_kg, "weight")) if strata else ():
-        lines += [f"Strata: {what} below and from {', '.join(f'{x:g}' for x in limits)}"] if limits else []
-    lines += [f"Covariates: {', '.join(test.covariates)}"] if test.covariates else []
-    lines += [f"Endpoint until day {test.until_d}"] if test.until_d else []
+    lines += _tested(test)
     if not scenario.outcome:
         lines += [f"Estimand. {line}" for line in describe_estimand(test.estimand)]
     kind = "that of the test" if test.by_patient else test.interval
     lines.append(f"Interval: {kind}, {100 * test.confidence:g}%")
-    if len(scenario.active_arms) > 1:
-        order = f", in the order {', '.join(scenario.active_arms)}" if test.multiplicity == "fixed-sequence" else ""
+    for second in test.secondary:
+        lines += _secondary(scenario, test, second)
+    if len(scenario.active_arms) > 1 or test.secondary:
+        fixed = ", in the order " + ", ".join(test.order or scenario.active_arms)
+        order = fixed if test.multiplicity == "fixed-sequence" else ""
         lines.append(f"Multiplicity: {test.multiplicity}{order}")
+    if test.secondary and not test.graph and not test.order:
+        gate = "that arm's primary endpoint" if test.gatekeeping == "serial" else "every arm's primary endpoint"
+        at = ", at that look, by the boundary that its own spending of the arm's level has there"
+        looks = at if scenario.interims else ""
+        lines.append(f"Gatekeeping: {test.gatekeeping}; secondary endpoints are tested once {gate} is won{looks}")
     if test.graph:
         lines += [f"Graph: {name} starts with {w:g} of alpha" for name, w in test.graph.weights.items()]
         for name, row in test.graph.transitions.items():
             lines += [f"Graph: {name}, once rejected, gives {g:g} of its share to {to}" for to, g in row.items()]
     if scenario.interims:
-        looks = scenario.interims
-        extra = "" if looks.spending_parameter is None else f" with parameter {looks.spending_parameter:g}"
-        lines.append(f"Looks: at {', '.join(f'{t:.4g}' for t in looks.looks)} of the patients, {looks.boundary}{extra}")
-        if looks.futility_below is not None:
-            lines.append(f"Futility: {looks.futility} below {looks.futility_below:g}, non-binding")
-        lines += _adaptation(scenario, looks)
+        lines += _looks(scenario, scenario.interims)
     return lines
+
+
+def _tested(test: Tested) -> list[str]:
+    """Strata, covariates and visits of a test."""
+    lines, strata = [], test.strata
+    for limits, what in ((strata.baseline_1e9_per_l, "baseline count"), (strata.weight_kg, "weight")) if strata else ():
+        lines += [f"Strata: {what} below and from {', '.join(f'{x:g}' for x in limits)}"] if limits else []
+    lines += [f"Covariates: {', '.join(test.covariates)}"] if test.covariates else []
+    lines += [f"Endpoint from day {test.from_d}"] if test.from_d else []
+    lines += [f"Endpoint until day {test.until_d}"] if test.until_d else []
+    return lines + ([f"Endpoint of the visits of stage {test.stage}"] if test.stage else [])
+
+
+def _secondary(scenario: Scenario, test: Analysis, second: Secondary) -> list[str]:
+    """A secondary endpoint: its test, visits and estimand."""
+    sides = "one-sided" if (second.sided or test.sided) == 1 else "two-sided"
+    margin = f", difference above {second.margin:g}" if second.margin else ""
+    lines = [f"Secondary: {second.label}: {second.endpoint}, {second.test}, {sides}{margin}"]
+    own = _tested(second)
+    if not scenario.outcome and second.estimand != test.estimand:
+        own += [f"Estimand. {line}" for line in describe_estimand(second.estimand)]
+    return lines + [f"Secondary: {second.label}: {line}" for line in own]
+
+
+def _looks(scenario: Scenario, looks: Interims) -> list[str]:
+    """The looks, their boundary, futility and adaptation."""
+    extra = "" if looks.spending_parameter is None else f" with parameter {looks.spending_parameter:g}"
+    lines = [f"Looks: at {', '.join(f'{t:.4g}' for t in looks.looks)} of the patients, {looks.boundary}{extra}"]
+    if looks.futility_below is not None:
+        lines.append(f"Futility: {looks.futility} below {looks.futility_below:g}, non-binding")
+    return lines + _adaptation(scenario, looks)
 
 
 def _adaptation(scenario: Scenario, looks: Interims) -> list[str]:
@@ -182,10 +215,12 @@ def _adaptation(scenario: Scenario, looks: Interims) -> list[str]:
     assert analysis is not None
     if looks.drop_losers is not None:
         drop, started = looks.drop_losers, len(scenario.active_arms)
+        closed = analysis.multiplicity.startswith("closed-")
+        level = f"{analysis.multiplicity} test of all of them" if closed else f"every test at alpha/{started}"
         by = "test statistic" if analysis.by_patient else "response rate"
         lines.append(
             f"Drop the losers: after look {drop.at_look} the best {drop.keep} of {started} active arms by {by} go on, "
-            f"ties to the earlier; every test at alpha/{started}"
+            f"ties to the earlier; {level}"
         )
     if looks.reestimate is not None:
         grow = looks.reestimate

@@ -17,7 +17,7 @@ from jax import Array, lax
 from pkpd import cohort, endpoints, pharmacokinetics, random, titration, trial
 from pkpd import protocol as codes
 from pkpd.engine import grid
-from pkpd.engine.solver import Solver, solver
+from pkpd.engine.solver import solver
 from pkpd.model import Form
 from pkpd.protocol import Adherence, Protocol, Stage
 
@@ -95,7 +95,7 @@ def course(
         s, record = lax.cond(v >= 0, visited, lambda s, record: (s, record), s, record)
         return (y, s, record), taken_mg
 
-    s = _start(protocol, p, move, n, dtype)
+    s = _start(protocol, patients.baseline_1e9_per_l, n, dtype)
     ends = jnp.asarray(protocol.ends, jnp.int32)
     segments = (jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]]), ends, jnp.asarray(protocol.visit, jnp.int32))
     record = {name: jnp.zeros((days.shape[0], n), kind) for name, kind in _recorded(dtype).items()}
@@ -109,8 +109,9 @@ def course(
         visit_d=visit_d,
         segment_mg=segment_mg,
         immune_log_activity=omega,
-        baseline=p.baseline_platelets_1e9_per_l,
+        baseline=patients.baseline_1e9_per_l,
         weight_kg=patients.weight_kg,
+        screened=patients.screened,
         failed=~jnp.all(jnp.isfinite(P) & (P > 0), axis=0),
     )
 
@@ -133,14 +134,14 @@ def _attendance(protocol: Protocol, keys: Array, days: Array) -> tuple[Array, Ar
     return days[:, None] + shift, random.uniform(keys, days, "missed_visit") < protocol.missed_visit_share
 
 
-def _start(protocol: Protocol, p: Any, move: Solver, n: int, dtype: Any) -> Status:
+def _start(protocol: Protocol, baseline: Array, n: int, dtype: Any) -> Status:
     first = _stage(protocol, 0)
     dosing = titration.start(first.rule, first.start_level, n)
     no, day_0, zero = jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype)
     on = jnp.broadcast_to(jnp.asarray(first.treated, bool), (n,))
     return Status(
         dosing=dosing, on=on, stage=day_0, begun_d=day_0, dose_mg=_prescribed(first, dosing, on, dtype),
-        last_count=jnp.broadcast_to(p.baseline_platelets_1e9_per_l, (n,)), rescued=no, relapsed=no, reason=day_0,
+        last_count=jnp.broadcast_to(baseline, (n,)), rescued=no, relapsed=no, reason=day_0,
         seen_d=day_0, visit_d=day_0, missing=no, cmax_nM=zero, auc_nM_h=zero, taken_mg=zero,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ from pkpd.engine.solver import solver
 from pkpd.model import DYNAMIC, Form
 from pkpd.parameters import Parameters, Population
 from pkpd.protocol import Protocol
+
+if TYPE_CHECKING:
+    from pkpd.screening import Screen, Screened
 
 NO_DERIVATIVE = (
     "the titrated course has no derivative: its doses and rescues jump where an observed count crosses a threshold."
@@ -55,8 +58,9 @@ class Arm(NamedTuple):
     days of treatment, the last dose on the day before; a visit falls on it; None: to the end. period: number of the
     period of a crossover, in which the same patient has noise of its own; None: each patient is in one arm. protocol:
     stages and what else is not one daily dose from visit to visit; rule, start_level and dose_scale are then those of
-    its first stage, and treatment_d is None. table: whose baselines, weights and covariates the patients have. rescue:
-    None: by the library's chance, which grows as counts fall.
+    its first stage, and treatment_d is None. table: whose baselines, weights and covariates the patients have. screen:
+    measurements before the first dose to which ``baseline_below`` is applied; None: it is applied to the true count.
+    rescue: None: by the library's chance, which grows as counts fall.
     """
 
     rule: titration.Rule
@@ -70,6 +74,7 @@ class Arm(NamedTuple):
     period: Any = None
     protocol: Protocol | None = None
     table: cohort.Table | None = None
+    screen: Screen | None = None
     rescue: RescueRule | None = None
 
 
@@ -80,7 +85,8 @@ class Visits(NamedTuple):
     the rescue on. dropped: True from the first visit after the patient left on, with observed counts NaN. trough: at
     the visit. The fields after ``failed`` are those of an arm with a protocol: day on which the visit takes place,
     whether it was missed, index of the stage that ends with it, dose taken since the last visit in all, whether the
-    patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment.
+    patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment. baseline: the
+    count at entry, as ``screened`` measured it where there was a screening, else the true one.
     """
 
     platelets_true: Array
@@ -105,6 +111,12 @@ class Visits(NamedTuple):
     relapsed: Array | None = None
     reason: Array | None = None
     segment_mg: Array | None = None  # [segments, patients]
+    screened: Screened | None = None
+
+    @property
+    def baseline_true(self) -> Array:
+        """True count [patients] at the first dose."""
+        return self.baseline if self.screened is None else self.screened.at_rest
 
 
 def drift(noise: Any, keys: Array, n_weeks: int, dtype: Any) -> Array:
@@ -137,6 +149,18 @@ def fed(p: Parameters, arm: Arm) -> Parameters:
     )
 
 
+def drawn(
+    population: Population, keys: Array, baseline_below: Array, table: cohort.Table | None, screen: Screen | None
+) -> cohort.Patients:
+    """The patients of an arm: as ``cohort.draw`` has them, or those who pass a screening."""
+    patients = cohort.draw(population, keys, baseline_below, table)
+    if screen is None:
+        return patients
+    from pkpd import screening
+
+    return screening.enter(population, patients, keys, screen, baseline_below)
+
+
 def rescue_probability(arm: Arm, noise: Any, count: Array, day: Array, interval_d: Array) -> Array:
     """Probability of rescue at a visit on ``day`` with this count (1e9/L), so long after the one before: [patients]."""
     if arm.rescue is not None:
@@ -161,7 +185,7 @@ def simulate_tile(
     Pure and traceable, not differentiable (InputError; see the module); ``form``, ``n_weeks``, ``steps`` and ``engine``
     are static. ``simulate`` takes any number.
     """
-    patients = cohort.draw(population, keys, arm.baseline_below, arm.table)
+    patients = drawn(population, keys, arm.baseline_below, arm.table, arm.screen)
     if arm.period is not None:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, PERIODS + jnp.asarray(arm.period, jnp.uint32))
     return course(patients, arm, keys, days, n_weeks, form, steps, engine)
@@ -224,7 +248,8 @@ def course(
     _, seen = lax.scan(visit, loop, (before, days, z, *chances))
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
-    return Visits(*(*seen, omega, p.baseline_platelets_1e9_per_l, patients.weight_kg, failed))
+    visits = Visits(*(*seen, omega, patients.baseline_1e9_per_l, patients.weight_kg, failed))
+    return visits._replace(screened=patients.screened)
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine"))
@@ -319,6 +344,10 @@ def over_tiles(
 
     def one(there, population, *numbers):
         v = visits(population, *numbers)
+        if v.screened is not None:
+            from pkpd.screening import check_places
+
+            check_places(v.screened.candidates)
         if v.baseline.dtype == jnp.float32 and jax.config.read("jax_enable_x64") and np.asarray(v.failed).any():
             again = visits(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), population), *numbers)
             v = jax.tree.map(lambda a, b: jnp.where(v.failed, b.astype(a.dtype), a), v, again)

@@ -25,6 +25,7 @@ T = TypeVar("T")
 List = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
 Text = Annotated[str, Field(min_length=1, max_length=10_000)]
 Count = Annotated[float, Field(gt=0, le=10_000)]  # 1e9/L
+Probability = Annotated[float, Field(ge=0, le=1)]
 Days = Annotated[int, Field(ge=0, le=MAX_DAY)]
 
 

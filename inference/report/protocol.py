@@ -50,8 +50,15 @@ QUANTITY_WORDS = {
     "patients": "patients entered until all comparisons ended",
     "weeks": "duration of the trial",
     "randomised": "patients randomised",
-    "screened": "patients screened",
+    "baseline_measured": "baseline count as measured at screening, mean",
+    "baseline_true": "true count at the first dose, mean",
+    "log_ratio_baseline_true_to_measured": "log of true to measured baseline (regression to the mean)",
+    "screened_per_patient": "screened for each patient who entered",
+    "screened": "candidates screened",
+    "screen_failures": "screen failures",
+    "screen_failure_share": "screen failures, of the screened",
 }
+COUNTED = ("patients", "screened", "screen_failures", "screened_per_patient")
 
 
 # Names of people and letters of methods as they are written, and units in words.
@@ -200,10 +207,12 @@ def _weights(rule: Rule, row: int) -> list[str]:
 
 def unit_of(quantity: str) -> str:
     """Unit in which the page shows a quantity of the summary: "%" for shares, "" for what has none of these."""
-    if quantity in ("patients", "randomised", "screened") or quantity.startswith("randomised_by_look"):
+    if quantity in COUNTED or quantity.startswith("randomised"):
         return "patients"
-    if quantity == "weeks" or quantity.startswith("week_of_look"):
+    if quantity.startswith("week"):
         return "weeks"
+    if quantity in ("baseline_measured", "baseline_true"):
+        return "10⁹/L"
     if quantity.endswith("_estimable"):
         return "%"
     if quantity.startswith("log_"):
@@ -213,7 +222,7 @@ def unit_of(quantity: str) -> str:
     if quantity.startswith(("risk_difference", "width")):
         return "points"
     ends = {"_ng_h_per_ml": "ng·h/mL", "_ng_per_ml": "ng/mL", "_mg": "mg", "_d": "days"}
-    found = next((unit for end, unit in ends.items() if quantity.endswith(end)), None)
+    found = next((unit for end, unit in ends.items() if quantity.endswith(end) or f"{end}_" in quantity), None)
     return "days" if quantity.startswith("days_above") else found or "%"
 
 

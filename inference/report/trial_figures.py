@@ -67,7 +67,8 @@ def _of_design(design: Scenario, simulated: bool) -> Made:
     if stages := stages_of(design):
         sizes = {arm.name: arm.n for arm in design.arms}
         entry = f"entry: count below {design.entry.platelets_below_1e9_per_l:g} ×10⁹/L" if simulated else "entry"
-        figure = plots_protocol.schematic(stages, sizes, design.trial.visits_d, entry, _endpoint(design))
+        before = design.screening.visits_d if design.screening else ()
+        figure = plots_protocol.schematic(stages, sizes, design.trial.visits_d, entry, _endpoint(design), before)
         made["schematic"] = figure, f"Schematic of the design: {len(sizes)} arms over {stages[-1].last_d} days"
     if found := protocols(design):
         rows = "; ".join(f"{row.counts}: {row.does}" for row in found[0].rows)

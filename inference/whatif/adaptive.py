@@ -1,8 +1,9 @@
 """What an adaptive trial chooses at a look: the arms that go on, or how many patients it takes.
 
-Dropping losers, each of m comparisons at alpha/m: a comparison that ends early is not rejected, so the choice, whatever
-it follows from, only takes rejections away from m group-sequential tests at alpha/m. The familywise error is at most
-alpha by Bonferroni's inequality, and below it: conservative.
+Dropping losers with multiplicity = "bonferroni", each of m comparisons at alpha/m: a comparison that ends early is not
+rejected, so the choice, whatever it follows from, only takes rejections away from m group-sequential tests at alpha/m.
+The familywise error is at most alpha by Bonferroni's inequality, and below it: conservative. The closed tests of
+``whatif.closed`` use alpha up.
 
 Re-estimation is the promising zone of Mehta and Pocock (Statistics in Medicine 2011; 30: 3267-84). The last test keeps
 its statistic, of all patients, and its critical value. More patients are taken only where, given the statistic at the

@@ -37,6 +37,8 @@ def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed
     AMT: mg, of doses (EVID 1) with II hours between ADDL more of them. DV: observed count, 1e9/L (EVID 0); MDV 1 where
     a visit has none. ARM: number of the arm from 1. VISIT: number of the visit, 0 at baseline. DOSE: mg prescribed
     before the visit. RESCUED: 1 from the visit of the rescue on. BLPLT: baseline count. WT: kg. nan is written as ".".
+    After a screening its counts stand in place of the baseline: VISIT -1 is the last of them, TIME is at most 0, and
+    BLPLT is what the scenario's criterion reads of them.
     InputError where the run has no such trial.
     """
     from inference.trials import courses
@@ -62,13 +64,18 @@ def _records(design: Scenario, a: PlannedArm, v: Visits, first: int) -> pd.DataF
 
 
 def _counts(design: Scenario, v: Visits, ids: np.ndarray) -> pd.DataFrame:
-    """The baseline and every visit until the patient leaves, patient by patient."""
+    """The baseline, or the counts of a screening, and every visit until the patient leaves."""
     days = np.broadcast_to(np.asarray(design.trial.visits_d)[:, None], v.dose_mg.shape)
-    day = np.concatenate([np.zeros((1, len(ids))), days if v.visit_d is None else np.asarray(v.visit_d)])
-    count = np.concatenate([np.asarray(v.baseline)[None], np.asarray(v.platelets_observed)]).astype(np.float64)
-    zero = np.zeros((1, len(ids)))
-    kept = np.concatenate([np.ones((1, len(ids)), bool), ~np.asarray(v.dropped)])
-    visit = np.broadcast_to(np.arange(len(count))[:, None], count.shape)
+    before_d, before, numbers = [0], np.asarray(v.baseline)[None], [0]
+    if design.screening is not None and v.screened is not None:
+        before_d, before = list(design.screening.visits_d), np.asarray(v.screened.counts)
+        numbers = list(range(-len(before_d), 0))
+    first = np.broadcast_to(np.array(before_d, np.float64)[:, None], before.shape)
+    day = np.concatenate([first, days if v.visit_d is None else np.asarray(v.visit_d)])
+    count = np.concatenate([before, np.asarray(v.platelets_observed)]).astype(np.float64)
+    zero = np.zeros(before.shape)
+    kept = np.concatenate([np.ones(before.shape, bool), ~np.asarray(v.dropped)])
+    visit = np.broadcast_to(np.array([*numbers, *range(1, 1 + len(days))])[:, None], count.shape)
     columns = {
         "ID": np.broadcast_to(ids, count.shape), "TIME": day * HOURS_A_DAY, "DV": count, "MDV": np.isnan(count) * 1,
         "VISIT": visit, "DOSE": np.concatenate([zero, v.dose_mg]), "RESCUED": np.concatenate([zero, v.rescued]),

@@ -50,7 +50,8 @@ def observed(design: Scenario, a: PlannedArm, v: Visits) -> Patients:
     assert analysis is not None
     r, until = read(v, analysis.estimand), design.visits_counted
     stages = a.arm.protocol.stages if a.arm.protocol is not None else None
-    found = outcomes.outcome(analysis.endpoint, v, r, design.trial.visits_d, until, stages)
+    start = design.first_visit_counted
+    found = outcomes.outcome(analysis.endpoint, v, r, design.trial.visits_d, until, stages, start)
     imputed = analysis.estimand.missing == "multiple-imputation"
     return Patients(
         value=np.moveaxis(found.value, -1, 0),
@@ -58,7 +59,7 @@ def observed(design: Scenario, a: PlannedArm, v: Visits) -> Patients:
         log_baseline=np.log(np.asarray(v.baseline, np.float64)),
         stratum=stratum(analysis, v),
         event=found.event,
-        counts=r.counts[:until].T if imputed else None,
+        counts=r.counts[:until].T if imputed else None,  # from the first visit on, which tell of those that are missing
         failed=r.failed[:until].T if imputed else None,
     )
 
@@ -128,6 +129,25 @@ def effect(
 def _of_values(
     analysis: Analysis, value: np.ndarray, p: Patients, treated: np.ndarray, among: dict[str, Any]
 ) -> Estimated:
+    """The analysis of values, trials with the same number of strata at a time.
+
+    So the arrays that a trial is computed in have a shape of its own, and its bits do not hang on the trials beside it.
+    """
+    if among["stratum"] is None:
+        return _of_one_shape(analysis, value, p, treated, among)
+    number = among["stratum"].max(axis=1)
+    found = np.empty((len(Estimated._fields), len(value)))
+    for k in np.unique(number):
+        at = number == k
+        some = Patients(*(None if x is None else x[at] for x in p))
+        own = {name: array[at] for name, array in among.items()}
+        found[:, at] = _of_one_shape(analysis, value[at], some, treated, own)
+    return Estimated(*found)
+
+
+def _of_one_shape(
+    analysis: Analysis, value: np.ndarray, p: Patients, treated: np.ndarray, among: dict[str, Any]
+) -> Estimated:
     covariates = p.log_baseline[..., None]
     adjusted = covariates if "log_baseline" in analysis.covariates else None
     good = analysis.endpoint in outcomes.GOOD_EVENTS
@@ -155,7 +175,8 @@ def _imputed(
     analysis, days = design.analysis, design.trial.visits_d
     assert analysis is not None and p.counts is not None
     trials = np.arange(first, first + len(p.value))
-    analyse = partial(_completed, analysis, p, treated, among, days[: design.visits_counted])
+    window = slice(design.first_visit_counted, design.visits_counted)
+    analyse = partial(_completed, analysis, p, treated, among, days, window)
     found = multiple_imputation(
         analyse, np.log(p.counts), treated, seed=seed, trials=trials, present=among["present"],
         covariates=p.log_baseline[..., None], imputations=analysis.estimand.imputations,
@@ -164,16 +185,22 @@ def _imputed(
 
 
 def _completed(
-    analysis: Analysis, p: Patients, treated: np.ndarray, among: dict[str, Any], days: Sequence[int], logs: np.ndarray
+    analysis: Analysis,
+    p: Patients,
+    treated: np.ndarray,
+    among: dict[str, Any],
+    days: Sequence[int],
+    window: slice,
+    logs: np.ndarray,
 ) -> Estimated:
     """The analysis of one completed data set, log counts [trials, patients, visits]."""
     assert p.failed is not None
     T, n, V = logs.shape
 
     def flat(x: np.ndarray) -> np.ndarray:
-        return x.reshape(T * n, V).T
+        return x.reshape(T * n, V).T[window]
 
     r, baseline = Read(flat(np.exp(logs)), flat(p.failed)), np.exp(p.log_baseline).reshape(-1)
-    value = outcomes.of_counts(analysis.endpoint, r, baseline, days).reshape(T, n)
+    value = outcomes.of_counts(analysis.endpoint, r, baseline, days[window]).reshape(T, n)
     estimated = _of_values(analysis, value, p, treated, among)
     return against(estimated, 0.0) if analysis.margin else estimated

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pkpd import outcomes, protocol
-from pkpd.estimands import Estimand, read
+from pkpd.estimands import Estimand, Read, read
 from pkpd.trial import Visits
 
 if TYPE_CHECKING:
@@ -24,6 +25,40 @@ AT_THE_END = {
     "dose_at_end_mg": "dose_mg", "cmax_at_end_ng_per_ml": "cmax_ng_per_ml", "auc_at_end_ng_h_per_ml": "auc_ng_h_per_ml",
     "trough_at_end_ng_per_ml": "trough_ng_per_ml",
 }  # fmt: skip
+# Of the count at entry (1e9/L): as measured and true, means; the mean of the logarithm of their ratio, which is what
+# regresses to the mean; and how many were screened for each patient who entered.
+OF_SCREENING = ("baseline_measured", "baseline_true", "log_ratio_baseline_true_to_measured", "screened_per_patient")
+
+
+# Of each stage, with its name behind: "share_in_range_open-label". See ``of_stage``.
+OF_STAGE = (
+    "response_any", "response_end", "total_response_d", "durable_response", "share_in_range", "taken_mg",
+    "dose_at_end_mg", "auc_ng_h_per_ml", "cmax_ng_per_ml", "trough_ng_per_ml",
+)  # fmt: skip
+
+
+class Window(NamedTuple):
+    """The visits of a stage, from index ``start`` to before ``until``."""
+
+    name: str
+    start: int
+    until: int
+
+
+def windows(design: Scenario) -> list[Window]:
+    """The visits of each stage: those after the end of the stage before, up to its own."""
+    found, start = [], 0
+    for stage in design.stages:
+        until = design.trial.visits_d.index(stage.until_d) + 1
+        found.append(Window(stage.name, start, until))
+        start = until
+    return found
+
+
+def names_of_stage(window: Window) -> tuple[str, ...]:
+    """What is reported of a stage; a durable response needs the visits for one."""
+    short = window.until - window.start < outcomes.DURABLE[1]
+    return tuple(name for name in OF_STAGE if not (short and name == "durable_response"))
 
 
 def names(design: Scenario) -> tuple[str, ...]:
@@ -33,14 +68,17 @@ def names(design: Scenario) -> tuple[str, ...]:
         found.append("durable_response")
     if any(stage.relapse_below_1e9_per_l for stage in design.stages):
         found += ["relapse", "time_to_relapse_d"]
-    return (*found, "response_at_end", "in_trial_at_end", "stopped_by_rule", *AT_THE_END)
+    if design.screening is not None:
+        found += OF_SCREENING
+    found += ["response_at_end", "in_trial_at_end", "stopped_by_rule", *AT_THE_END]
+    return (*found, *(f"{name}_{window.name}" for window in windows(design) for name in names_of_stage(window)))
 
 
 def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.ndarray]:
     """Values and whom they are of, both [further endpoints, patients].
 
     Responses end with rescue and with leaving the trial; "over the landmark": until its visit. time_to_relapse_d is the
-    mean over those who relapsed.
+    mean over those who relapsed. Those of a stage follow, in the order of ``names``.
     """
     n = v.baseline.shape[0]
     everybody, stays = np.ones(n, bool), ~np.asarray(v.dropped)[-1]
@@ -49,11 +87,16 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
     r, days = read(v, ALL_RESCUE_COMPOSITE), design.trial.visits_d
     stages = a.arm.protocol.stages if a.arm.protocol is not None else None
     found = []
+    stagewise = {f"{name}_{window.name}": (name, window) for window in windows(design) for name in OF_STAGE}
     for name in names(design):
-        if name == "in_trial_at_end":
+        if name in stagewise:
+            found.append(of_stage(*stagewise[name], v, r, days))
+        elif name == "in_trial_at_end":
             found.append((stays, everybody))
         elif name == "response_at_end":
             found.append((outcomes.responses(r)[-1], everybody))
+        elif name in OF_SCREENING:
+            found.append((_screened(v)[name], everybody))
         elif name == "stopped_by_rule":
             found.append((np.asarray(v.stopped)[-1], everybody))
         elif name in AT_THE_END:
@@ -66,3 +109,40 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
             found.append((one.value, one.present))
     value, present = (np.stack(x) for x in zip(*found, strict=True))
     return np.where(present, value, 0.0).astype(np.float64), present
+
+
+def _screened(v: Visits) -> dict[str, np.ndarray]:
+    assert v.screened is not None
+    measured, true = (np.asarray(x, np.float64) for x in (v.baseline, v.baseline_true))
+    values = (measured, true, np.log(true / measured), np.asarray(v.screened.candidates, np.float64))
+    return dict(zip(OF_SCREENING, values, strict=True))
+
+
+def of_stage(name: str, window: Window, v: Visits, r: Read, days: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """A value over the visits of a stage and whom it is of, both [patients].
+
+    response_end: at the stage's last visit. response_any, total_response_d, durable_response, share_in_range: as the
+    endpoints of these names, over the stage's visits. taken_mg: all doses taken in the stage; nothing after leaving.
+    These are of all patients. Of those in the trial at its last visit: dose_at_end_mg, prescribed for its last
+    interval; auc_ng_h_per_ml, mean area under the curve a day over the stage; cmax_ng_per_ml, the largest in it;
+    trough_ng_per_ml, at its last visit. Concentrations are of free drug.
+    """
+    at, last = slice(window.start, window.until), window.until - 1
+    everybody, stays = np.ones(v.baseline.shape[0], bool), ~np.asarray(v.dropped)[last]
+    if name == "response_end":
+        return outcomes.responses(r)[last], everybody
+    if name == "taken_mg":
+        assert v.taken_mg is not None
+        return np.where(np.asarray(v.dropped)[at], 0.0, np.asarray(v.taken_mg)[at]).sum(axis=0), everybody
+    if name == "dose_at_end_mg":
+        return np.asarray(v.dose_mg)[last], stays
+    if name == "auc_ng_h_per_ml":
+        when = outcomes.visit_days(v, days)
+        before = when[window.start - 1] if window.start else 0
+        return np.asarray(v.auc_ng_h_per_ml)[at].sum(axis=0) / (when[last] - before), stays
+    if name == "cmax_ng_per_ml":
+        return np.asarray(v.cmax_ng_per_ml)[at].max(axis=0), stays
+    if name == "trough_ng_per_ml":
+        return np.asarray(v.trough_ng_per_ml)[last], stays
+    found = outcomes.outcome(name, v, r, days, window.until, start=window.start)
+    return found.value, found.present

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from inference.whatif import reml
@@ -54,8 +56,7 @@ def mmrm(
     y = np.where(seen, value, 0.0)
     found = ancova(y @ c, treated, present=some, stratum=stratum, covariates=covariates)
     estimate, se, degrees = (np.array(x) for x in (found.estimate, found.se, found.df))
-    rest = np.flatnonzero(~whole)
-    for at in np.split(rest, range(BLOCK, len(rest), BLOCK)) if len(rest) else []:
+    for at in _blocks(np.flatnonzero(~whole), seen):
         X = design_matrix(
             treated[at],
             some[at],
@@ -64,6 +65,15 @@ def mmrm(
         )
         estimate[at], se[at], degrees[at] = _incomplete(X, y[at], seen[at], c, df)
     return estimated(estimate, se, degrees)
+
+
+def _blocks(trials: np.ndarray, seen: np.ndarray) -> Iterator[np.ndarray]:
+    """Trials in blocks of one number of patterns of visits, rounded up, which is the one that ``reml.sums`` makes room
+    for: a trial's bits do not hang on the trials beside it."""
+    room = np.array([reml.room_for(seen[trial]) for trial in trials])
+    for number in np.unique(room):
+        own = trials[room == number]
+        yield from np.split(own, range(BLOCK, len(own), BLOCK))
 
 
 def _incomplete(

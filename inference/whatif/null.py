@@ -40,6 +40,12 @@ def under_null(
         return _stated_null(design, place)
     control = next(arm for arm in design.arms if arm.name == analysis.control)
     if analysis.margin == 0 and control.drug == "placebo":
+        for second in analysis.secondary:
+            if second.margin:
+                raise InputError(
+                    f"{place}: a margin of {second.margin:g} of {second.label}, and no parameter of the patients makes "
+                    "that null true; legal: margin 0, or [outcome]"
+                )
         return design.model_copy(update={"parameters": {**design.parameters, **NO_EFFECT}})
     return at_margin(design, draws or {}, seed, engine, place, progress)
 
@@ -63,6 +69,12 @@ def at_margin(
         raise InputError(
             f"{place}: the control takes a drug, and a null of {analysis.endpoint} is that of whole curves; "
             "legal: an endpoint of rates or means, placebo as control, or [outcome]"
+        )
+    if analysis.secondary:
+        raise InputError(
+            f"{place}: the arms are moved to the margin of {analysis.endpoint}, where no null of "
+            f"{analysis.secondary[0].label} is true; legal: without [[analysis.secondary]], placebo as control, "
+            "or [outcome]"
         )
     without = next((arm.name for arm in _active(design) if arm.drug == "placebo"), None)
     if without is not None:
@@ -129,7 +141,7 @@ def _stated_null(design: Scenario, place: str) -> Scenario:
     assert design.outcome is not None and design.analysis is not None
     control, margin = design.analysis.control, design.analysis.margin
 
-    def moved(p: float) -> float:
+    def moved(p: float, margin: float = margin) -> float:
         if not 0 <= p + margin <= 1:
             raise InputError(
                 f"{place}: a response probability of {p:g} under control plus the margin of {margin:g} is none; "
@@ -139,9 +151,17 @@ def _stated_null(design: Scenario, place: str) -> Scenario:
 
     stated, active = design.outcome, design.active_arms
     profile = stated.response_profile.get(control)
+    if profile and any(second.margin != margin for second in design.analysis.secondary):
+        raise InputError(f"{place}: endpoints of one response_profile have margins that differ; legal: one margin")
     if profile:
         profiles = {**stated.response_profile, **dict.fromkeys(active, tuple(map(moved, profile)))}
         return design.model_copy(update={"outcome": stated.model_copy(update={"response_profile": profiles})})
     null = moved(stated.response_probability[control])
     chances = {**stated.response_probability, **dict.fromkeys(active, null)}
-    return design.model_copy(update={"outcome": stated.model_copy(update={"response_probability": chances})})
+    margins = {second.label: second.margin for second in design.analysis.secondary}
+    further = {
+        label: {**row, **dict.fromkeys(active, moved(row[control], margins[label]))}
+        for label, row in stated.secondary.items()
+    }
+    update = {"response_probability": chances, "secondary": further}
+    return design.model_copy(update={"outcome": stated.model_copy(update=update)})

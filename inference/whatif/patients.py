@@ -19,9 +19,11 @@ from pkpd import cohort, endpoints, outcomes, random, trial
 from pkpd.devices import tile_width
 from pkpd.parameters import CovariateRatios, Population
 from pkpd.planned import PlannedArm, planned_arms
+from pkpd.trial import drawn
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
+    from pkpd.screening import Screen
 
 FILE = "patients.parquet"
 INDIVIDUAL = (
@@ -52,7 +54,8 @@ def parts(
     by arm, trial and patient. Columns, in this order:
 
     arm. trial: number from 0. draw: of the posterior, 0 without one. patient: number in the trial, over all arms.
-    baseline_1e9_per_l, weight_kg. Covariates (0 or 1). INDIVIDUAL: the patient's own parameters. drug_acts: whether the
+    baseline_1e9_per_l, weight_kg; after a screening also
+    baseline_true_1e9_per_l. Covariates (0 or 1). INDIVIDUAL: the patient's own parameters. drug_acts: whether the
     drug does anything in the patient. landmark_response. outcome: value of ``outcome_name``, nan where it is of nobody;
     for a time, outcome_event tells an event from censoring. rescued: by the last visit. FURTHER: as in
     ``whatif.further``, nan where it is of nobody.
@@ -76,7 +79,7 @@ def _of_arm(
     rows = np.arange(tile_width(engine))
     for draw, number, v in courses(design, a, draws, chunk.n, seed, engine, chunk.first):
         population, *numbers = people.who(np.minimum(rows, people.n - 1))  # of one length, so that it compiles once
-        drawn = _drawn(population, key, *numbers, a.arm.baseline_below, a.arm.table)
+        drawn = _drawn(population, key, *numbers, a.arm.baseline_below, a.arm.table, a.arm.screen)
         here = slice(len(number))
         same = {"arm": pd.Categorical.from_codes(np.zeros(len(number), np.int8), [a.name])}
         who = {"trial": number.astype(np.int32), "draw": draw.astype(np.int32), "patient": numbers[2][here]}
@@ -93,14 +96,17 @@ def _drawn(
     patient: Array,
     below: Array,
     table: cohort.Table | None,
+    screen: Screen | None,
 ) -> cohort.Patients:
     """The patients whose courses ``trial.over_tiles`` simulates, apart from these, whose program stays as it is."""
-    return cohort.draw(population, random.patient_keys(key, draw, trial, patient), below, table)
+    return drawn(population, random.patient_keys(key, draw, trial, patient), below, table, screen)
 
 
 def _person(drawn: cohort.Patients, here: slice) -> dict[str, np.ndarray]:
     p = drawn.parameters
-    found = {"baseline_1e9_per_l": p.baseline_platelets_1e9_per_l, "weight_kg": drawn.weight_kg}
+    found = {"baseline_1e9_per_l": drawn.baseline_1e9_per_l, "weight_kg": drawn.weight_kg}
+    if drawn.screened is not None:
+        found["baseline_true_1e9_per_l"] = drawn.screened.at_rest
     numbers = found | {name: getattr(p, name) for name in INDIVIDUAL}
     columns = {name: np.asarray(values, np.float32)[here] for name, values in numbers.items()}
     has = {

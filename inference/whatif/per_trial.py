@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from inference.whatif import further
 from inference.whatif.characteristics import TRIAL, effect_of, estimated, patients
-from inference.whatif.counts import Counts, looks_of
+from inference.whatif.counts import Counts, by_endpoint, looks_of
 from inference.whatif.decisions import columns_of, decide
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def writing(path: Path, design: Scenario, n_draws: int) -> Iterator[Callable[[Co
     the analysis' endpoint, and the bounds of its interval at the analysis' confidence. ``..: rejected``: whether the
     null was. ``..: look``: number of that look, from 1. ``..: futile``: whether it ended as futile; with interims only.
     ``..: dropped``: whether the arm was, where losers are. ``..: extended``: whether a re-estimation added patients.
+    ``ARM vs CONTROL: ENDPOINT: ..``: effect, bounds and rejection of each secondary endpoint, at the same look.
     ``whole trial: patients``: whose outcomes were used, with interims only.
     """
     writer: pq.ParquetWriter | None = None
@@ -98,6 +99,14 @@ def rows_of(design: Scenario, counts: Counts, first: int, n_draws: int) -> pd.Da
             columns[f"{comparison}: dropped"] = found.dropped[:, i]
         if design.interims.reestimate is not None:
             columns[f"{comparison}: extended"] = look >= last
+    for k, (one, own) in enumerate(by_endpoint(design, counts)[1:]):
+        for i, at in enumerate(active):
+            assert one.analysis is not None
+            comparison = f"{design.arms[at].name} vs {one.analysis.control}: {design.analysis.secondary[k].label}"
+            figures = estimated(one, own, i, found.look[:, i])
+            for name, values in zip((effect_of(one.analysis), "lower", "upper"), figures, strict=True):
+                columns[f"{comparison}: {name}"] = values
+            columns[f"{comparison}: rejected"] = found.secondary[:, i, k]
     if design.interims is not None:
         columns[f"{TRIAL}: patients"] = patients(design, found).astype(np.int32)
     return pd.DataFrame(columns)

@@ -14,6 +14,7 @@ import numpy as np
 QUICK, ITERATIONS = 15, 60  # at most, of the two kinds in ``fit``
 NEAR = 0.5  # of the log likelihood still to gain, below which Newton's method takes over from Fisher's
 BOUNDARY = 1e-6  # smallest eigenvalue of the correlations, below which the likelihood is taken to have no maximum
+ROOM = 4  # places for patterns of visits are multiples of this
 DECREMENT = 1e-12  # of the log likelihood still to gain, at which an iteration ends
 
 
@@ -43,6 +44,12 @@ class State(NamedTuple):
     Rx: np.ndarray
 
 
+def room_for(seen: np.ndarray) -> int:
+    """Places for the patterns of visits [patients, visits] of a trial: a multiple of ROOM."""
+    patterns = len(np.unique(seen @ (1 << np.arange(seen.shape[-1]))))
+    return -(-patterns // ROOM) * ROOM
+
+
 def sums(X: np.ndarray, y: np.ndarray, seen: np.ndarray) -> Sums:
     """Sums over patients; X [T, n, q] has rows of zeros for those without visits, y [T, n, V] zeros where not seen."""
     (T, n, q), V = X.shape, y.shape[-1]
@@ -51,7 +58,7 @@ def sums(X: np.ndarray, y: np.ndarray, seen: np.ndarray) -> Sums:
     cell = cell.reshape(-1)
     trial, code = used >> V, used & ((1 << V) - 1)
     place = np.arange(len(used)) - np.searchsorted(trial, np.arange(T))[trial]
-    P = int(place.max()) + 1
+    P = -(-(int(place.max()) + 1) // ROOM) * ROOM
     some = code > 0
 
     def over(values: np.ndarray) -> np.ndarray:

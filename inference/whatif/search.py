@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from inference.whatif.characteristics import TRIAL
-from pkpd.analysis import check_interims
 from pkpd.errors import InputError
+from pkpd.interims import check_interims
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario

@@ -93,8 +93,8 @@ def logrank(
     d, d1 = sets.sum(happened), sets.sum(happened * treated)
     n, n1 = sets.at_risk(np.ones(time.shape)), sets.at_risk(treated.astype(np.float64))
     share = n1 / np.maximum(n, 1)
-    difference = (d1 - d * share).sum((1, 2))
-    V = (d * share * (1 - share) * (n - d) / np.maximum(n - 1, 1)).sum((1, 2))
+    difference = _in_order(d1 - d * share)
+    V = _in_order(d * share * (1 - share) * (n - d) / np.maximum(n - 1, 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         return _signed(estimated(difference / V, 1 / np.sqrt(V)), event_is_good)
 
@@ -149,6 +149,11 @@ def cox(
         np.full(z.shape, np.inf),
     )
     return _signed(found, event_is_good)
+
+
+def _in_order(values: np.ndarray) -> np.ndarray:
+    """Sums [trials] of values [trials, strata, K], in order: zeros behind a trial's last time change no bit."""
+    return np.cumsum(values.reshape(len(values), -1), axis=1)[:, -1]
 
 
 def _signed(found: Estimated, event_is_good: bool) -> Estimated:

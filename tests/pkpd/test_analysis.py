@@ -2,8 +2,8 @@
 
 import pytest
 
-from pkpd.analysis import patients_at
 from pkpd.errors import InputError
+from pkpd.interims import patients_at
 from pkpd.scenario import load_scenario
 from pkpd.scenario_text import describe
 
@@ -85,7 +85,7 @@ BAD = {
     ("analysis.graph={weights={high=1}}",): ("graph needs multiplicity = 'graphical'",),
     ("analysis.multiplicity=graphical", "analysis.graph={weights={placebo=1}}"): (
         "analysis.graph: 'placebo' is no arm with a comparison",
-        "high, low",
+        "high, high: cured, low, low: cured",
     ),
     ("analysis.multiplicity=graphical", "analysis.graph={weights={high=0.7, low=0.7}}"): (
         "analysis.graph.weights add to 1.4; legal: at most 1",
@@ -144,11 +144,6 @@ BAD = {
             ("drop_losers={at_look=1}", [BONFERRONI], ("interims.drop_losers.keep is missing",)),
             ("drop_losers={at_look=1, kep=1}", [BONFERRONI], ("unknown key 'kep'; did you mean 'keep'?",)),
             ("drop_losers={at_look=1, keep=1}", [], ("multiplicity = 'none' does not pay", "legal: 'bonferroni'")),
-            (
-                "drop_losers={at_look=1, keep=1}",
-                [BONFERRONI, "accrual={patients_per_week=2, endpoint_d=56}"],
-                ("accrual: the calendar takes all arms to their end",),
-            ),
             ("drop_losers={at_look=1, keep=1}", [TWO_ARMS, TWO_STATED], ("one active arm, and none to drop",)),
             (REESTIMATE, [], ("interims.reestimate: 2 active arms; legal: one, and the control",)),
             (
@@ -163,7 +158,7 @@ BAD = {
     },
     ("interims={looks=[0.5, 1], boundary='pocock'}", "analysis.multiplicity=holm"): (
         "interims: multiplicity = 'holm' with several looks",
-        "'none' or 'bonferroni'",
+        "'none', 'bonferroni', 'closed-dunnett', 'closed-simes'",
     ),
     ("interims={looks=[0.5, 1], boundary='pocock'}", "analysis.sided=1", "analysis.alpha=0.6"): (
         "analysis.alpha = 0.6: with [interims], legal: from 1e-6 to below 0.5",

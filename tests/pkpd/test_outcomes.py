@@ -90,6 +90,56 @@ def test_endpoints_are_what_their_words_say(count, rescue, until):
     np.testing.assert_equal(found("log_counts", v, until).value[:, 0], np.log(kept))
 
 
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(counts, since, st.integers(0, V - 1), st.integers(1, V))
+def test_a_window_has_its_own_visits_alone(count, rescue, start, length):
+    until = min(V, start + length)
+    v = visits(count, rescued=from_visit(rescue))
+    kept, days = count[start:until], DAYS[start:until]
+    responds = [c >= 50 and w < rescue for w, c in enumerate(kept, start)]
+    before = [0, *DAYS][start : start + len(kept)]
+    inside = [d - b for c, d, b in zip(kept, days, before, strict=True) if 50 <= c <= 250]
+    pairs = [k for k in range(1, len(days)) if responds[k] and responds[k - 1]]
+    expected = {
+        "response_any": any(responds),
+        "response_75": sum(responds) >= 0.75 * len(days),
+        "durable_response": sum(responds[-8:]) >= 6,
+        "response_30_doubled": any(c >= 40 and w < rescue for w, c in enumerate(kept, start)),
+        "overshoot_250": any(c > 250 for c in kept),
+        "days_above_400": sum(d - b for c, d, b in zip(kept, days, before, strict=True) if c > 400),
+        "share_in_range": sum(inside) / (days[-1] - before[0]),
+        "total_response_d": sum(days[k] - days[k - 1] for k in pairs),
+    }
+    for name, value in expected.items():
+        assert outcomes.starts_later(name)
+        own = outcome(name, v, read(v, Estimand()), DAYS, until, start=start)
+        assert own.value[0] == pytest.approx(value), name
+    logs = outcome("log_counts", v, read(v, Estimand()), DAYS, until, start=start).value[:, 0]
+    np.testing.assert_equal(logs, np.log(kept))
+
+
+def test_exposure_at_a_week_is_that_of_the_interval_and_of_those_who_stay():
+    rng = np.random.default_rng(1)
+    exposure = {
+        name: rng.uniform(1, 9, (V, 3)) for name in ("dose_mg", "cmax_ng_per_ml", "auc_ng_h_per_ml", "trough_ng_per_ml")
+    }
+    dropped = np.stack([from_visit(k)[:, 0] for k in (V, 5, V)], axis=1)
+    v = visits(np.full((V, 3), 60.0), dropped=dropped)._replace(**exposure)
+    for name, at, days in (
+        ("cmax_ng_per_ml", 3, 1),
+        ("trough_ng_per_ml", 5, 1),
+        ("dose_mg", 9, 1),
+        ("auc_ng_h_per_ml", 5, 14),
+    ):
+        value = found(f"{name}_week_{DAYS[at] // 7}", v).value
+        expected = np.where(dropped[at], np.nan, exposure[name][at] / days)
+        np.testing.assert_allclose(value, expected)
+    late = np.tile(np.array(DAYS)[:, None] + 1, (1, 3))
+    late[4] += 1  # visits on days of their own: week 6 ends a day later, and its interval is a day longer
+    week_6 = found("auc_ng_h_per_ml_week_6", v._replace(visit_d=late)).value
+    np.testing.assert_allclose(week_6, exposure["auc_ng_h_per_ml"][4] / 15)
+
+
 def test_every_name_has_a_kind_and_nothing_else_has():
     assert all(outcomes.kind(name) for name in outcomes.names())
     assert [outcomes.kind(n) for n in ("response_week_0", "response", "log_counts_week_8", "durable")] == [None] * 4

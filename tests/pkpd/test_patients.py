@@ -34,6 +34,8 @@ FROZEN = {
     "meal": 0.12869083881378174,
     "informative_dropout": 0.4431384801864624,
     "table_row": 0.10333013534545898,
+    "screening": 0.6297427415847778,
+    "other_failure": 0.8491902351379395,
 }  # fmt: skip
 ROWS = "weight_kg,baseline_1e9_per_l,female,splenectomy\n50,10,1,0\n60,20,0,0\n70,29.5,1,1\n80,30,1,1\n"
 

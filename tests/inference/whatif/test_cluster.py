@@ -20,6 +20,7 @@ from pkpd.devices import TILE
 from pkpd.errors import InputError
 from pkpd.scenario import load_scenario
 from tests.inference.whatif.designs import design
+from tests.inference.whatif.test_gatekeeping import design as gated
 from tests.inference.whatif.test_trial_command import SCENARIO
 
 distributed = pytest.importorskip("distributed")
@@ -41,7 +42,7 @@ def many_chunks(monkeypatch):
 
 def test_stated_outcomes_are_those_of_the_embedded_run(address):
     told = []
-    for scenario in (design(), design(trial={"mc_se_below": 0.006})):
+    for scenario in (design(), gated(multiplicity="holm"), design(trial={"mc_se_below": 0.006})):
         embedded = run_trial(scenario, seed=5)
         assert run_trial(scenario, seed=5, scheduler=address, progress=lambda *at: told.append(at)).equals(embedded)
     assert 5000 < embedded["n_trials"][0] < 8000  # the second ended early
