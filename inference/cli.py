@@ -156,18 +156,30 @@ def trial(
         float | None,
         typer.Option("--find-n", metavar="POWER", help="Search the smallest size with this power, arms in proportion."),
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(metavar="SEARCH", help="Search the best design under constraints: a file, or a shipped one."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run of --out.")] = False,
     force: Force = False,
 ) -> None:
     """Operating characteristics of a trial design: endpoints of every arm, power or type I error, interim looks."""
-    if find_n is not None:
-        from inference.commands import search
+    others = {
+        "--null": null, "--dataset": dataset is not None, "--patients": patients, "--sensitivity": sensitivity,
+    }  # fmt: skip
+    if search is not None:
+        from inference.commands import best_design
 
-        others = {
-            "--null": null, "--dataset": dataset is not None, "--patients": patients, "--sensitivity": sensitivity,
-            "--resume": resume,
-        }  # fmt: skip
-        return search.run(
+        others["--find-n"] = find_n is not None
+        return best_design.run(
+            scenario, search, settings=set_ or [], posterior=posterior, out=out, seed=seed, engine=engine.value,
+            scheduler=scheduler, resume=resume, force=force, not_with=[name for name, given in others.items() if given],
+        )  # fmt: skip
+    if find_n is not None:
+        from inference.commands import search as size
+
+        others["--resume"] = resume
+        return size.run(
             scenario, find_n, settings=set_ or [], posterior=posterior, out=out, seed=seed, engine=engine.value,
             scheduler=scheduler, force=force, not_with=[name for name, given in others.items() if given],
         )  # fmt: skip

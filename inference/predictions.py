@@ -125,7 +125,7 @@ def predict(
         own = sorted(key for key in needed if key[0] == name)
         parts: dict[tuple[str, str, int], list[np.ndarray]] = {key: [] for key in own}
         form = form_of(a, draws)._replace(signalling=config.signalling)
-        for v in trial.visits_of(roster(a, draws, D), a.arm, days, seed, form, engine=engine):
+        for v in trial.visits_of(roster(a, draws, D, seed=seed), a.arm, days, seed, form, engine=engine):
             if v.failed.any():
                 raise InputError(f"{int(v.failed.sum())} patients of arm '{name}' left the range of the solver")
             for key in own:

@@ -27,11 +27,11 @@ from inference.whatif.errors import cautious_se, clustered_se, quantile_with_se,
 from inference.whatif.null import under_null
 from inference.whatif.summed import SUMMARY_COLUMNS
 from inference.whatif.two_by_two import p_values
-from pkpd import endpoints, notebook, streaming, trial
+from pkpd import endpoints, notebook, randomisation, streaming, trial
 from pkpd.devices import AUTOMATIC, tile_width
 from pkpd.errors import InputError
 from pkpd.model import Form
-from pkpd.parameters import Population, with_values
+from pkpd.parameters import Demography, Population, with_values
 from pkpd.planned import COMPARATOR, PlannedArm, planned_arms
 
 if TYPE_CHECKING:
@@ -70,16 +70,33 @@ def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray)
     return with_values(a.population, values)
 
 
-def roster(a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int, first: int = 0) -> trial.Roster:
-    """Patients of one arm over ``n_trials`` trials from ``first`` on; trial t uses draw t modulo their number."""
+def numbers_of(a: PlannedArm, draws: Mapping[str, np.ndarray], seed: int) -> randomisation.Numbers:
+    """A function of trials and places in an arm that gives the numbers its patients have in their trial."""
+    if a.allocation is None:
+        return lambda number, place: a.first_patient + place
+    by_count = a.arm.screen is not None  # who passes depends on all that decides a count
+    needed = {name: values for name, values in draws.items() if by_count or name in Demography._fields}
+    return randomisation.numbering(a.allocation, partial(with_draws, a, needed), a.arm, number_of(draws), seed)
+
+
+def roster(
+    a: PlannedArm, draws: Mapping[str, np.ndarray], n_trials: int, first: int = 0, seed: int | None = None
+) -> trial.Roster:
+    """Patients of one arm over ``n_trials`` trials from ``first`` on; trial t uses draw t modulo their number.
+
+    seed: that of the courses, which an arm of randomised patients needs.
+    """
     n_draws = number_of(draws)
+    if seed is None and a.allocation is not None:
+        raise ValueError(f"{a.name}: who is in the arm depends on the seed")
+    own = numbers_of(a, draws, seed or 0)
 
     def who(rows: np.ndarray) -> tuple[Population, np.ndarray, np.ndarray, np.ndarray]:
-        number, patient = np.divmod(rows, a.n)
+        number, place = np.divmod(rows, a.n)
         number = number + first
         draw = number % n_draws
         population = jax.device_get(with_draws(a, draws, draw))
-        return population, *(x.astype(np.int32) for x in (draw, number // n_draws, a.first_patient + patient))
+        return population, *(x.astype(np.int32) for x in (draw, number // n_draws, own(number, place)))
 
     return trial.Roster(a.n * n_trials, who)
 
@@ -108,7 +125,7 @@ def courses(
 
     Trials are numbered from ``first_trial`` on; trial t uses draw t modulo the number of draws, and its own patients.
     """
-    people, days = roster(a, draws, n_trials, first_trial), tuple(design.trial.visits_d)
+    people, days = roster(a, draws, n_trials, first_trial, seed), tuple(design.trial.visits_d)
     first = 0
     for visits in trial.visits_of(people, a.arm, days, seed, form_of(a, draws), engine=engine):
         number = first_trial + np.arange(first, first + visits.baseline.shape[-1]) // a.n
@@ -277,10 +294,12 @@ def _groups(design: Scenario, arms: Sequence[PlannedArm]) -> Iterator[tuple[int,
     """
     yield from ((index, a, 0) for index, a in enumerate(arms))
     first = sum(a.n for a in arms)
-    for index, (a, most) in enumerate(zip(arms, sizes_analysed(design)[-1].tolist(), strict=True)):
-        if most > a.n:
-            yield index, a._replace(n=most - a.n, first_patient=first), a.n
-            first += most - a.n
+    later = [most - a.n for a, most in zip(arms, sizes_analysed(design)[-1].tolist(), strict=True)]
+    own = randomisation.allocations(design.randomisation, later, first)
+    for index, (a, more) in enumerate(zip(arms, later, strict=True)):
+        if more > 0:
+            yield index, a._replace(n=more, first_patient=first, allocation=own[index]), a.n
+            first += more
 
 
 def _add(total: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:
@@ -313,9 +332,9 @@ def simulate_cohort(
     done = 0
     hours = 24.0 * np.array([*(design.screening.visits_d if design.screening else ()), 0, *design.trial.visits_d])
     for a in arms:
-        first = 0
-        for draw, _, v in courses(design, a, draws, n_draws, seed, engine):
-            patient = a.first_patient + (first + np.arange(len(draw))) % a.n
+        first, own = 0, numbers_of(a, draws, seed)
+        for draw, number, v in courses(design, a, draws, n_draws, seed, engine):
+            patient = own(number, (first + np.arange(len(draw))) % a.n)
             first += len(draw)
             yield cohort_table(a.name, draw, patient, hours, v)
             done += 1
@@ -333,7 +352,7 @@ def summarise_cohort(
     """The cohort of ``simulate_cohort`` as a table of shares, moments and quantiles; memory does not grow with it."""
     draws = posterior_draws(posterior, design.trial.posterior_draws)
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
-    rosters = {a.name: roster(a, draws, number_of(draws)) for a in arms}
+    rosters = {a.name: roster(a, draws, number_of(draws), seed=seed) for a in arms}
     total, done, summaries = sum(people.n for people in rosters.values()), 0, {}
     for a in arms:
         before = done

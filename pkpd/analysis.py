@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from pkpd import outcomes
 from pkpd.errors import InputError, nearest
 from pkpd.estimands import Estimand
 from pkpd.hypotheses import Graph
+from pkpd.strata import StrataOrSame
 from pkpd.tomlfile import shown
 from pkpd.validated import MAX_DAY, List, Probability, Table, Text
 
+Covariate = Literal[
+    "log_baseline", "age_y", "female", "splenectomy", "corticosteroid", "east_asian", "hepatic_impairment",
+]  # fmt: skip
 # What each test is of: kinds of endpoints as in ``pkpd.outcomes``.
 TESTS = {
     "cochran-mantel-haenszel": "binary", "fisher": "binary", "risk-difference": "binary", "bayesian": "binary",
     "logistic": "binary", "log-rank": "time", "cox": "time", "ancova": "value", "mmrm": "repeated",
 }  # fmt: skip
+REGRESSIONS = ("logistic", "cox", "ancova", "mmrm")
 
 
 class Outcome(Table):
@@ -45,26 +49,6 @@ class Outcome(Table):
         return self
 
 
-class Strata(Table):
-    """Limits of baseline count (1e9/L) and weight (kg) that divide patients into strata; a limit is of the upper."""
-
-    baseline_1e9_per_l: List[float] = ()
-    weight_kg: List[float] = ()
-
-    @field_validator("baseline_1e9_per_l", "weight_kg")
-    @classmethod
-    def _increasing(cls, limits: tuple[float, ...]) -> tuple[float, ...]:
-        if not limits or any(second <= first for first, second in itertools.pairwise((0.0, *limits))):
-            raise ValueError("limits that increase from above 0")
-        return limits
-
-    @model_validator(mode="after")
-    def _any(self) -> Strata:
-        if not self.model_fields_set:
-            raise InputError("no strata; legal: baseline_1e9_per_l, weight_kg")
-        return self
-
-
 class Prior(Table):
     """Beta(a, b) prior of every arm's response probability."""
 
@@ -77,10 +61,10 @@ class Tested(Table):
 
     until_d, from_d: last and first visit day that the endpoint may use; without them from the first visit to that of
     the landmark. stage: the visits of that stage, in place of both. strata: the test is stratified by them (logistic,
-    ancova, mmrm: an intercept each). covariates: log_baseline adjusts a logistic or Cox regression; ancova and mmrm
-    always do. estimand: see ``pkpd.estimands``. logistic: likelihood-ratio test. cox: Wald, ties after Efron. mmrm: the
-    contrast at the last visit, unstructured covariance, REML. margin: the difference of response probabilities that has
-    to be exceeded: negative for non-inferiority.
+    ancova, mmrm: an intercept each); "as randomised": those of ``[randomisation]``. covariates: of a logistic or Cox
+    regression, ancova or mmrm; the latter two always have log_baseline. estimand: see ``pkpd.estimands``. logistic:
+    likelihood-ratio test. cox: Wald, ties after Efron. mmrm: the contrast at the last visit, unstructured covariance,
+    REML. margin: the difference of response probabilities that has to be exceeded: negative for non-inferiority.
     """
 
     endpoint: Text = "response"
@@ -91,8 +75,8 @@ class Tested(Table):
     from_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
     until_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
     stage: Text | None = None
-    strata: Strata | None = None
-    covariates: List[Literal["log_baseline"]] = ()
+    strata: StrataOrSame | None = None
+    covariates: List[Covariate] = ()
     estimand: Estimand = Estimand()
     margin: float = Field(default=0.0, gt=-1, lt=1)
 
@@ -101,10 +85,11 @@ class Tested(Table):
         """What only some tests can do."""
         if self.strata and self.test in ("fisher", "bayesian"):
             raise InputError(f"strata: test = {self.test!r} has none; legal: 'cochran-mantel-haenszel' and others")
-        if self.covariates and self.test not in ("logistic", "cox"):
-            raise InputError(
-                f"covariates: test = {self.test!r} has none, or always the log baseline; legal: 'logistic' or 'cox'"
-            )
+        if self.covariates and self.test not in REGRESSIONS:
+            legal = ", ".join(map(repr, REGRESSIONS))
+            raise InputError(f"covariates: test = {self.test!r} has none; legal: test = {legal}")
+        if len(set(self.covariates)) < len(self.covariates):
+            raise InputError(f"covariates = {shown(list(self.covariates))}: one is named twice; legal: each once")
         if self.estimand.missing == "multiple-imputation" and self.test not in (
             "risk-difference", "cochran-mantel-haenszel", "logistic", "ancova",
         ):  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -10,13 +11,14 @@ import pandas as pd
 
 from pkpd import endpoints, protocol, streaming, trial
 from pkpd.planned import PlannedArm, first_patients, planned_arms
+from pkpd.randomisation import allocations, numbering
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import xarray as xr
 
-    from pkpd.parameters import Library
+    from pkpd.parameters import Library, Population
     from pkpd.scenario import Scenario
 
 HOURS_A_DAY = 24
@@ -59,11 +61,8 @@ def simulate_scenario(
     import xarray as xr
 
     arms = planned_arms(scenario, library=library)
-    sizes = [patients or arm.n for arm in arms]
-    firsts = first_patients(scenario, sizes)
-    parts = [
-        _arm(arm, range(first, first + n), scenario, seed) for arm, first, n in zip(arms, firsts, sizes, strict=True)
-    ]
+    numbers = _numbers(scenario, arms, patients, seed)
+    parts = [_arm(arm, own, scenario, seed) for arm, own in zip(arms, numbers, strict=True)]
     dataset = xr.concat(parts, "patient")
     dataset.attrs = {
         "scenario": scenario.trial.name,
@@ -72,6 +71,26 @@ def simulate_scenario(
         "endpoints": list(scenario.endpoint_names),
     }
     return dataset
+
+
+def _numbers(
+    scenario: Scenario, arms: list[PlannedArm], patients: int | None, seed: int
+) -> Sequence[np.ndarray | range]:
+    """Numbers of the patients of each arm of the trial, ``patients`` an arm or as many as the scenario has."""
+    sizes = [patients or arm.n for arm in arms]
+    own = allocations(scenario.randomisation, sizes)
+    found: list[np.ndarray | range] = []
+    for arm, allocation, first, n in zip(arms, own, first_patients(scenario, sizes), sizes, strict=True):
+        if allocation is None:
+            found.append(range(first, first + n))
+            continue
+        of = numbering(allocation, partial(_population, arm), arm.arm, 1, seed)
+        found.append(of(np.zeros(n, int), np.arange(n)))
+    return found
+
+
+def _population(arm: PlannedArm, draw: np.ndarray) -> Population:
+    return arm.population
 
 
 def endpoint_table(dataset: xr.Dataset) -> pd.DataFrame:
@@ -103,10 +122,9 @@ def summarise_scenario(
     Variables by arm and visit (0 is the baseline): see ``summary_dataset``.
     """
     arms = planned_arms(scenario, library=library)
-    sizes = [patients or arm.n for arm in arms]
     summaries = {}
-    for arm, first, n in zip(arms, first_patients(scenario, sizes), sizes, strict=True):
-        people = trial.roster(arm.population, range(first, first + n))
+    for arm, own in zip(arms, _numbers(scenario, arms, patients, seed), strict=True):
+        people = trial.roster(arm.population, own)
         days = tuple(scenario.trial.visits_d)
         summaries[arm.name] = streaming.summarise(people, arm.arm, days, seed, scenario.landmark, progress=progress)
     return summary_dataset(scenario, arms, summaries).assign_attrs(seed=seed)
@@ -202,7 +220,7 @@ def _labelled(planned: PlannedArm, s: streaming.Summary, scenario: Scenario) -> 
     )
 
 
-def _arm(planned: PlannedArm, numbers: range, scenario: Scenario, seed: int) -> xr.Dataset:
+def _arm(planned: PlannedArm, numbers: np.ndarray | range, scenario: Scenario, seed: int) -> xr.Dataset:
     import xarray as xr
 
     days = tuple(scenario.trial.visits_d)

@@ -124,6 +124,10 @@ class Demography(NamedTuple):
     healthy_share: Array
     hepatic_impairment_share: Array
     non_responder_share: Array
+    age_median_y: Array
+    age_log_sd: Array
+    age_min_y: Array
+    age_max_y: Array
 
 
 class CovariateRatios(NamedTuple):

@@ -1,15 +1,16 @@
 """A user's own table of patients, from which virtual ones take baseline count, weight and covariates.
 
-A CSV file with a row a patient: ``baseline_1e9_per_l`` and ``weight_kg``, and as many of the columns ``COVARIATES`` (0
-or 1) as are known. Covariates without a column, and all random effects, are drawn as without a table.
+A CSV file with a row a patient: ``baseline_1e9_per_l`` and ``weight_kg``, ``age_y`` where something asks for ages, and
+as many of the columns ``COVARIATES`` (0 or 1) as are known. Covariates without a column, and all random effects, are
+drawn as without a table.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from pkpd.validated import List, Table
 if TYPE_CHECKING:
     from pkpd import cohort
 
-LARGEST = {"baseline_1e9_per_l": 10_000.0, "weight_kg": 1_000.0}  # the columns that are needed, all above 0
+LARGEST = {"baseline_1e9_per_l": 10_000.0, "weight_kg": 1_000.0, "age_y": 150.0}  # of numbers, all above 0
+NEEDED = ("baseline_1e9_per_l", "weight_kg")
 COVARIATES = ("female", "splenectomy", "corticosteroid", "east_asian", "hepatic_impairment")
 MAX_ROWS = 100_000  # a patient's row is drawn by one uniform of 23 bits
 T = TypeVar("T")
@@ -34,6 +36,7 @@ class PatientTable(Table):
     baseline_1e9_per_l: List[float]
     weight_kg: List[float]
     covariates: dict[str, List[int]]
+    age_y: List[float] | None = None
 
     @property
     def rows(self) -> int:
@@ -55,7 +58,7 @@ def read_patients(name: Any, folder: Path) -> PatientTable:
     path = folder / name
     if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for a writer
         raise InputError(f"{path}: is no regular file; a CSV file is expected")
-    found = records(path, tuple(LARGEST), COVARIATES)
+    found = records(path, NEEDED, ("age_y", *COVARIATES))
     if not 0 < len(found) <= MAX_ROWS:
         raise InputError(f"{path}: {len(found)} rows below the header; legal: from 1 to {MAX_ROWS}")
 
@@ -75,6 +78,7 @@ def read_patients(name: Any, folder: Path) -> PatientTable:
         baseline_1e9_per_l=number("baseline_1e9_per_l"),
         weight_kg=number("weight_kg"),
         covariates={name: column(name, _yes_or_no, "0 or 1") for name in COVARIATES if name in found[0][1]},
+        age_y=number("age_y") if "age_y" in found[0][1] else None,
     )
 
 
@@ -90,21 +94,59 @@ def _yes_or_no(text: str) -> int | None:
     return {"0": 0, "1": 1}.get(text)
 
 
-def eligible(table: PatientTable, platelets_below_1e9_per_l: float) -> PatientTable:
-    """The patients whose baseline count lies below the limit, in single precision as the engine compares it.
-
-    InputError where there are none.
+class Conditions(NamedTuple):
+    """Who may enter. ranges: by column the least value and the one it has to be below, None for no limit. has: whether
+    patients have a covariate, by its name.
     """
-    baseline = np.asarray(table.baseline_1e9_per_l, np.float32)
-    rows = np.flatnonzero(baseline < np.float32(platelets_below_1e9_per_l))
+
+    ranges: Mapping[str, tuple[float | None, float | None]]
+    has: Mapping[str, bool]
+
+
+WORDS = {"baseline_1e9_per_l": ("platelets", " x 10^9/L"), "weight_kg": ("weight", " kg"), "age_y": ("age", " y")}
+
+
+def in_words(conditions: Conditions) -> list[str]:
+    """Each condition in words."""
+    found = []
+    for name, (low, below) in conditions.ranges.items():
+        what, unit = WORDS[name]
+        limits = [f"{word} {x:g}" for word, x in (("from", low), ("below", below)) if x is not None]
+        found += [f"{what} {' to '.join(limits)}{unit}"] if limits else []
+    names = {name: name.replace("_", " ") for name in conditions.has}
+    return found + [names[name] if wanted else f"no {names[name]}" for name, wanted in conditions.has.items()]
+
+
+def _meet(table: PatientTable, conditions: Conditions) -> dict[str, np.ndarray]:
+    """Whether each row meets each condition that is of a column of the table, by its words."""
+    found: dict[str, np.ndarray] = {}
+    for name, (low, below) in conditions.ranges.items():
+        if getattr(table, name) is None:
+            continue
+        values = np.asarray(getattr(table, name), np.float32)  # in single precision as the engine compares them
+        one = Conditions({name: (low, below)}, {})
+        inside = np.ones(len(values), bool) if low is None else values >= np.float32(low)
+        found |= dict.fromkeys(in_words(one), inside if below is None else inside & (values < np.float32(below)))
+    for name, wanted in conditions.has.items():
+        if name in table.covariates:
+            found |= dict.fromkeys(in_words(Conditions({}, {name: wanted})), np.equal(table.covariates[name], wanted))
+    return found
+
+
+def eligible(table: PatientTable, conditions: Conditions) -> PatientTable:
+    """The patients who meet the conditions on the columns that the table has; InputError where there are none."""
+    meets = _meet(table, conditions)
+    rows = np.flatnonzero(np.all(list(meets.values()), axis=0))
     if not len(rows):
+        each = ", ".join(f"{words} ({int(inside.sum())})" for words, inside in meets.items())
         raise InputError(
             f"patients = {shown(table.file)}: none of {table.rows} patients is eligible, the lowest baseline count is "
-            f"{min(table.baseline_1e9_per_l):g}; legal: one at least below {platelets_below_1e9_per_l:g}"
+            f"{min(table.baseline_1e9_per_l):g}; who meet each condition: {each}; legal: one at least who meets all"
         )
+    numbers = {name: getattr(table, name) for name in LARGEST}
     return table.model_copy(
         update={
-            **{name: tuple(getattr(table, name)[i] for i in rows) for name in LARGEST},
+            **{name: None if x is None else tuple(x[i] for i in rows) for name, x in numbers.items()},
             "covariates": {name: tuple(column[i] for i in rows) for name, column in table.covariates.items()},
         }
     )
@@ -120,14 +162,15 @@ def as_arrays(table: PatientTable) -> cohort.Table:
 
     names = (name.removesuffix("_clearance_ratio") for name in CovariateRatios._fields)
     has = CovariateRatios(*(column(table.covariates.get(name)) for name in names))
-    return cohort.Table(column(table.baseline_1e9_per_l), column(table.weight_kg), has)
+    return cohort.Table(column(table.baseline_1e9_per_l), column(table.weight_kg), has, column(table.age_y))
 
 
-def describe(table: PatientTable, platelets_below_1e9_per_l: float) -> str:
+def describe(table: PatientTable, conditions: Conditions) -> str:
     """Who of the table is drawn, on one line."""
-    used = eligible(table, platelets_below_1e9_per_l)
+    used = eligible(table, conditions)
     left_out = table.rows - used.rows
-    also = "".join(f", {100 * np.mean(column):.3g}% {name}" for name, column in used.covariates.items())
+    also = "" if used.age_y is None else f", age {np.median(used.age_y):.4g} y"
+    also += "".join(f", {100 * np.mean(column):.3g}% {name}" for name, column in used.covariates.items())
     middle = (
         f"median baseline {np.median(used.baseline_1e9_per_l):.4g}, weight {np.median(used.weight_kg):.4g} kg{also}"
     )

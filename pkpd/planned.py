@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pkpd.parameters import Library, Population, load_library, with_values
+from pkpd.randomisation import Allocation, allocations
 from pkpd.screening import screen_of
 from pkpd.stages import active_drug, protocol_of
 from pkpd.trial import Arm, RescueRule
@@ -31,7 +32,8 @@ class PlannedArm(NamedTuple):
 
     first_patient: numbers run on across the arms of parallel groups; of a crossover each arm has the same. fixed: names
     of population parameters that the scenario sets, so that no posterior replaces them. ec50_ratio: factor on the EC50
-    of a draw, [draws] where it differs between them; the population has a single one already.
+    of a draw, [draws] where it differs between them; the population has a single one already. allocation: which of the
+    trial's patients are the arm's own where they are randomised in blocks; None: those from first_patient on.
     """
 
     name: str
@@ -43,6 +45,7 @@ class PlannedArm(NamedTuple):
     disease: str = "itp"
     fixed: tuple[str, ...] = ()
     ec50_ratio: Any = 1.0
+    allocation: Allocation | None = None
 
 
 def first_patients(scenario: Scenario, sizes: Sequence[int]) -> list[int]:
@@ -64,7 +67,9 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
     scenario.need_patients()
     arms: list[PlannedArm] = []
     disease, crossover = scenario.entry.disease, scenario.trial.design == "crossover"
-    firsts = first_patients(scenario, [a.n for a in scenario.arms])
+    sizes = [a.n for a in scenario.arms]
+    firsts = first_patients(scenario, sizes)
+    own_patients = allocations(scenario.randomisation, sizes)
     table = scenario.entry.table()
     for period, (a, first) in enumerate(zip(scenario.arms, firsts, strict=True)):
         taken = active_drug(scenario, a)
@@ -72,8 +77,9 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
         own = library
         if own is None or (own.drug, own.disease) != (drug, disease):
             own = load_library(drug, disease)
-        fixed = set(scenario.parameters)
-        population = with_values(own.population(dtype), scenario.parameters)
+        asked = {**scenario.parameters, **scenario.entry.shares}
+        fixed = set(asked)
+        population = with_values(own.population(dtype), asked)
         if not scenario.rescue.enabled:
             population = with_values(population, {"rescue_max_probability_per_week": 0.0})
             fixed.add("rescue_max_probability_per_week")
@@ -94,9 +100,11 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             period=np.uint32(period) if crossover else None,
             protocol=protocol_of(scenario, a, partial(_meal_ratio, own)),
             table=table,
+            limits=scenario.entry.limits(scenario.asks_for_ages is not None),
             screen=None if scenario.screening is None else screen_of(scenario.screening, scenario.entry),
             rescue=None if by_rule is None else RescueRule(np.float32(by_rule), np.int32(scenario.rescue.from_d)),
         )
         ratio = np.asarray(a.ec50_ratio) if isinstance(a.ec50_ratio, tuple) else a.ec50_ratio
-        arms.append(PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed)), ratio))
+        planned = PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed)), ratio)
+        arms.append(planned._replace(allocation=own_patients[period]))
     return arms

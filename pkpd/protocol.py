@@ -112,12 +112,12 @@ def stacked(stages: Sequence[Stage]) -> Stage:
     """Stages with a leading axis; shorter ladders repeat their top, shorter rules end in rows that are never met."""
     levels = max(len(s.rule.levels_mg) for s in stages)
     rows = max(len(s.rule.action) for s in stages)
-    by_weight = any(s.rule.weight_from_kg is not None for s in stages)
-    padded = [s._replace(rule=_padded(s.rule, levels, rows, by_weight)) for s in stages]
+    asked = [pair for pair in titration.OF_PATIENTS if any(getattr(s.rule, pair[0]) is not None for s in stages)]
+    padded = [s._replace(rule=_padded(s.rule, levels, rows, asked)) for s in stages]
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *padded)
 
 
-def _padded(rule: titration.Rule, levels: int, rows: int, by_weight: bool) -> titration.Rule:
+def _padded(rule: titration.Rule, levels: int, rows: int, asked: Sequence[tuple[str, str]]) -> titration.Rule:
     missing = rows - len(rule.action)
 
     def fill(column: Any, value: Any) -> np.ndarray:
@@ -135,8 +135,9 @@ def _padded(rule: titration.Rule, levels: int, rows: int, by_weight: bool) -> ti
         min_days_at_top_below=fill(rule.min_days_at_top_below, 0),
         top=np.int32(len(ladder) - 1),
     )
-    if by_weight:
-        low = np.zeros(len(rule.action)) if rule.weight_from_kg is None else rule.weight_from_kg
-        high = np.full(len(rule.action), math.inf) if rule.weight_below_kg is None else rule.weight_below_kg
-        filled = filled._replace(weight_from_kg=fill(low, 0.0), weight_below_kg=fill(high, math.inf))
+    for name, other in asked:
+        low, high = getattr(rule, name), getattr(rule, other)
+        low = np.zeros(len(rule.action)) if low is None else low
+        high = np.full(len(rule.action), math.inf) if high is None else high
+        filled = filled._replace(**{name: fill(low, 0.0), other: fill(high, math.inf)})
     return filled

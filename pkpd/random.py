@@ -18,11 +18,11 @@ import numpy as np
 from jax import Array, lax
 
 PURPOSES = ("random_effects", "weight", "baseline", "covariates", "drift", "residual", "rescue", "dropout")
-# Numbers of protocols with visit windows, missed doses and the like, of patients that a user's table holds and of those
-# who are screened; apart, so that the others stay what they were.
+# Numbers of protocols with visit windows, missed doses and the like, of patients that a user's table holds, of those
+# who are screened, and of their randomisation; apart, so that the others stay what they were.
 OF_PROTOCOLS = (
     "visit_day", "missed_visit", "adherence", "adherence_level", "meal", "informative_dropout", "table_row",
-    "screening", "other_failure",
+    "screening", "other_failure", "allocation", "age",
 )  # fmt: skip
 _APART = 2**28  # counters below are those of PURPOSES
 _ROOM = 16  # purposes of protocols that there is room for

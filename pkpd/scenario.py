@@ -12,15 +12,17 @@ from pydantic import Field, field_validator, model_validator
 
 from pkpd import endpoints, outcomes, titration
 from pkpd.accrual import Accrual
-from pkpd.analysis import Analysis, Outcome, alone
+from pkpd.analysis import Analysis, Outcome, Tested, alone
 from pkpd.errors import InputError, nearest
 from pkpd.interims import Interims
 from pkpd.patients import read_patients
 from pkpd.published import Prediction, Published, targets
+from pkpd.randomisation import Randomisation
 from pkpd.scenario_checks import check, check_library
 from pkpd.scenario_tables import Arm, Dropout, Entry, Rescue, Titration, Trial
 from pkpd.screening import Screening
 from pkpd.stages import HOLD, StageRow
+from pkpd.strata import AS_RANDOMISED, Strata
 from pkpd.titration import Rule
 from pkpd.tomlfile import apply_settings, read_toml, shown
 from pkpd.validated import List, Table, validate
@@ -45,6 +47,7 @@ class Scenario(Table):
     rescue: Rescue = Rescue()
     dropout: Dropout = Dropout()
     parameters: dict[str, float] = Field(default_factory=dict)  # library values to replace by name, in every arm
+    randomisation: Randomisation | None = None  # within strata; without it arms have their patients by number
     analysis: Analysis | None = None
     interims: Interims | None = None
     accrual: Accrual | None = None
@@ -66,6 +69,14 @@ class Scenario(Table):
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
         check(self)
+        if self.analysis and self.randomisation:
+            same = {"strata": self.randomisation.strata}
+            secondary = tuple(
+                second.model_copy(update=same) if second.strata == AS_RANDOMISED else second
+                for second in self.analysis.secondary
+            )
+            update = (same if self.analysis.strata == AS_RANDOMISED else {}) | {"secondary": secondary}
+            object.__setattr__(self, "analysis", self.analysis.model_copy(update=update))
         return self
 
     @property
@@ -102,6 +113,32 @@ class Scenario(Table):
         """Names of the arms that the analysis compares with its control."""
         control = self.analysis.control if self.analysis else None
         return tuple(arm.name for arm in self.arms if arm.name != control)
+
+    @property
+    def asks_for_ages(self) -> str | None:
+        """What of the trial depends on the ages of patients, as a key; None where nothing does."""
+        for name, table in self.titration.items():
+            if table.rule().age_from_y is not None:
+                return f"titration{'.' * bool(name)}{name}.bands"
+        for key, strata in self.stratified.items():
+            if strata.age_y:
+                return f"{key}.strata.age_y"
+        return next((f"{key}.covariates" for key, one in self.analyses.items() if "age_y" in one.covariates), None)
+
+    @property
+    def analyses(self) -> dict[str, Tested]:
+        """The analysis of every endpoint by its key."""
+        if self.analysis is None:
+            return {}
+        seconds = {f"analysis.secondary[{i}]": one for i, one in enumerate(self.analysis.secondary, start=1)}
+        return {"analysis": self.analysis, **seconds}
+
+    @property
+    def stratified(self) -> dict[str, Strata]:
+        """All strata by the key of the table that names them."""
+        named = {"randomisation": self.randomisation.strata if self.randomisation else None}
+        named |= {key: one.strata for key, one in self.analyses.items() if isinstance(one.strata, Strata)}
+        return {key: strata for key, strata in named.items() if strata is not None}
 
     def need_patients(self) -> None:
         """InputError where outcomes are stated, so that there is nobody to simulate."""

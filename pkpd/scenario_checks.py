@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pkpd import outcomes, screening
 from pkpd.analysis import TESTS, alone, check_outcome
 from pkpd.errors import InputError, nearest
 from pkpd.hypotheses import check_graph, check_order, hypotheses
 from pkpd.interims import check_interims
+from pkpd.parameters import Demography
+from pkpd.patients import COVARIATES, Conditions, in_words
+from pkpd.randomisation import check_randomisation
 from pkpd.stages import active_drug, check_stages, needs_protocol, stages_of
+from pkpd.strata import AS_RANDOMISED
 from pkpd.tomlfile import shown
 
 MAX_CLOSED = 6  # active arms of a closed test, which has a hypothesis for every set of them
 
 if TYPE_CHECKING:
     from pkpd.accrual import Accrual
-    from pkpd.analysis import Analysis, Outcome
+    from pkpd.analysis import Analysis, Outcome, Tested
+    from pkpd.parameters import Library
+    from pkpd.randomisation import Randomisation
     from pkpd.scenario import Scenario
-    from pkpd.scenario_tables import Arm
+    from pkpd.scenario_tables import Arm, Entry
     from pkpd.screening import Screening
+
+LEAST_SHARE = 1e-4  # of the simulated patients, whom single precision still draws exactly
 
 
 def check(scenario: Scenario) -> None:
@@ -32,7 +44,11 @@ def check(scenario: Scenario) -> None:
         _check_outcome(scenario, scenario.outcome)
     else:
         _check_patients(scenario)
+    if scenario.randomisation:
+        _check_randomisation(scenario, scenario.randomisation)
     if scenario.analysis:
+        for key, test in scenario.analyses.items():
+            check_same_strata(scenario, test, key)
         _check_analysis(scenario, scenario.analysis)
     if scenario.interims:
         check_interims(scenario.interims, scenario.analysis, {arm.name: arm.n for arm in scenario.arms})
@@ -47,6 +63,7 @@ def _check_patients(scenario: Scenario) -> None:
         raise InputError("entry is missing")
     if not scenario.trial.visits_d:
         raise InputError("trial.visits_d is missing")
+    _check_ages(scenario)
     check_stages(scenario.stages, scenario.trial.visits_d, scenario.arms)
     if scenario.screening is not None:
         _check_screening(scenario, scenario.screening)
@@ -61,11 +78,27 @@ def _check_patients(scenario: Scenario) -> None:
             raise InputError(f"arms[{index}] ({arm.name}): {error}") from None
 
 
+def _check_ages(scenario: Scenario) -> None:
+    entry = scenario.entry
+    asks = scenario.asks_for_ages or next(
+        (k for k in ("age_from_y", "age_below_y") if getattr(entry, k) is not None), None
+    )
+    if asks and entry.patients is not None and entry.patients.age_y is None:
+        where = asks if scenario.asks_for_ages else f"entry.{asks}"
+        raise InputError(
+            f"{where}: {entry.patients.file} of entry.patients has no column age_y; legal: such a column, or no ages"
+        )
+
+
 def _check_screening(scenario: Scenario, table: Screening) -> None:
     if scenario.trial.design == "crossover":
         raise InputError("screening: of parallel groups only; legal: trial.design = 'parallel'")
     if scenario.accrual and scenario.accrual.screen_failure_share:
         raise InputError("accrual.screen_failure_share: [screening] says who fails; legal: one of the two")
+    if scenario.entry.platelets_from_1e9_per_l is not None:
+        raise InputError(
+            "entry.platelets_from_1e9_per_l: a screening has no lower limit of the counts; legal: one of the two"
+        )
     screening.check(table, scenario.entry)
 
 
@@ -79,6 +112,26 @@ def _check_protocol(scenario: Scenario, arm: Arm) -> None:
         )
     if arm.loading_dose_mg is not None and arm.drug == "placebo":
         raise InputError("loading_dose_mg: placebo has no dose; legal: an arm with a drug")
+
+
+def _check_randomisation(scenario: Scenario, randomisation: Randomisation) -> None:
+    if scenario.outcome is not None:
+        raise InputError("randomisation: stated outcomes have no patients; legal: without it, or without [outcome]")
+    if scenario.trial.design == "crossover":
+        raise InputError("randomisation: a crossover has all patients in all arms; legal: trial.design = 'parallel'")
+    try:
+        check_randomisation(randomisation, [arm.n for arm in scenario.arms])
+    except InputError as error:
+        raise InputError(f"randomisation: {error}") from None
+
+
+def check_same_strata(scenario: Scenario, tested: Tested, where: str) -> None:
+    """InputError where an analysis takes the strata of a randomisation that has none."""
+    if tested.strata == AS_RANDOMISED and (scenario.randomisation is None or scenario.randomisation.strata is None):
+        raise InputError(
+            f"{where}.strata = {AS_RANDOMISED!r}: [randomisation] has no strata; "
+            "legal: with randomisation.strata, or a table of strata here"
+        )
 
 
 def _check_outcome(scenario: Scenario, outcome: Outcome) -> None:
@@ -262,3 +315,91 @@ def check_library(scenario: Scenario, where: str) -> None:
                 screening.check_enough_pass(scenario.screening, scenario.entry, library)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
+        _check_eligible(scenario, library, where)
+        _check_covariates(scenario, library, where)
+
+
+def _check_eligible(scenario: Scenario, library: Library, where: str) -> None:
+    """InputError where hardly anybody of the simulated patients meets the conditions of entry."""
+    entry = scenario.entry
+    for name, wanted in entry.shares.items():
+        if library.value(name) == 1 - wanted:
+            raise InputError(
+                f"{where}: entry.{name.removesuffix('_share')} = {str(bool(wanted)).lower()}: nobody is eligible, "
+                f"{name} = {library.value(name):g}; legal: parameters.{name} {'above 0' if wanted else 'below 1'}"
+            )
+    if entry.patients is not None:
+        return
+    for name, share, law in (
+        ("weight_kg", _share_by_weight(library, entry), "weights are {weight_min_kg:g} to {weight_max_kg:g} kg"),
+        ("baseline_1e9_per_l", _share_by_count(library, entry), "counts start at {baseline_min_1e9_per_l:g}"),
+        ("age_y", _share_by_age(library, entry), "ages are {age_min_y:g} to {age_max_y:g} y"),
+    ):
+        if share < LEAST_SHARE:
+            said = ", ".join(in_words(Conditions({name: entry.conditions.ranges[name]}, {})))
+            raise InputError(
+                f"{where}: entry: {said}: nobody or hardly anybody is eligible, "
+                f"{law.format(**{n: library.value(n) for n in Demography._fields})}; "
+                f"legal: limits that at least {100 * LEAST_SHARE:g}% meet"
+            )
+
+
+def _share_by_weight(library: Library, entry: Entry) -> float:
+    """Share of simulated patients whose weight meets the limits of entry."""
+    low, below = entry.conditions.ranges["weight_kg"]
+    median, sd, least, most = (library.value(f"weight_{x}") for x in ("median_kg", "log_sd", "min_kg", "max_kg"))
+    if (low is not None and low > most) or (below is not None and below <= least):
+        return 0.0  # weights are clipped to their range
+    bottom = 0.0 if low is None or low <= least else _below(low, math.log(median), sd)
+    return (1.0 if below is None or below > most else _below(below, math.log(median), sd)) - bottom
+
+
+def _share_by_count(library: Library, entry: Entry) -> float:
+    """Share of the patients below the limit of the count who are not below the other."""
+    low, limit = entry.conditions.ranges["baseline_1e9_per_l"]
+    mean, sd, least = (library.value(f"baseline_{x}") for x in ("log_mean", "log_sd", "min_1e9_per_l"))
+    if low is None or low <= least:
+        return 1.0
+    assert limit is not None
+    from_least, from_low = (_below(limit, mean, sd) - _below(x, mean, sd) for x in (least, low))
+    return from_low / from_least if from_least > 0 else 0.0
+
+
+def _share_by_age(library: Library, entry: Entry) -> float:
+    """Share of simulated patients whose age meets the limits of entry."""
+    low, below = entry.conditions.ranges["age_y"]
+    median, sd, least, most = (library.value(f"age_{x}") for x in ("median_y", "log_sd", "min_y", "max_y"))
+    inside = (max(least, low or least), min(most, below or most))
+    if inside[1] <= inside[0]:
+        return float(least == most and (low or 0) <= least < (below or math.inf))
+    some, everybody = (
+        _below(b, math.log(median), sd) - _below(a, math.log(median), sd) for a, b in (inside, (least, most))
+    )
+    return some / everybody if everybody > 0 else 1.0
+
+
+def _below(x: float, log_mean: float, log_sd: float) -> float:
+    """Share of a log-normal law below x."""
+    if log_sd == 0:
+        return float(math.log(x) > log_mean)
+    return NormalDist(log_mean, log_sd).cdf(math.log(x))
+
+
+def _check_covariates(scenario: Scenario, library: Library, where: str) -> None:
+    """InputError where strata or a regression name a covariate in which all patients of the trial are alike."""
+    used = [(f"{key}.strata", strata.covariates) for key, strata in scenario.stratified.items()]
+    for key, one in scenario.analyses.items():
+        used.append((f"{key}.covariates", tuple(name for name in one.covariates if name in COVARIATES)))
+    table = scenario.entry.eligible()
+    for key, names in used:
+        for name in names:
+            share = scenario.entry.shares.get(f"{name}_share", library.value(f"{name}_share"))
+            said = f"{'entry' if name in scenario.entry.conditions.has else f'{name}_share'} = {share:g}"
+            if table is not None and name in table.covariates:
+                share = float(np.mean(table.covariates[name]))
+                said = f"column {name} of entry.patients is {share:g} throughout"
+            if share in (0, 1):
+                raise InputError(
+                    f"{where}: {key}: {name}: {said}, so all patients are alike; "
+                    f"legal: parameters.{name}_share between 0 and 1, or a column of entry.patients with both"
+                )

@@ -6,11 +6,12 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from pkpd import endpoints, titration
 from pkpd.errors import InputError
-from pkpd.patients import PatientTable, as_arrays, eligible
+from pkpd.patients import COVARIATES, Conditions, PatientTable, as_arrays, eligible
 from pkpd.stages import Adherence, Drug, Meal, Schedule, Share, check_meals, check_visits, scheduled
 from pkpd.titration import Rule
 from pkpd.tomlfile import shown
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pkpd import cohort
 
 MAX_PATIENTS = 10**7
+Kilograms = Annotated[float, Field(gt=0, le=1000)]
+Years = Annotated[float, Field(gt=0, le=150)]
 
 
 class Trial(Table):
@@ -116,30 +119,86 @@ class Arm(Table):
 class Entry(Table):
     """Who may enter: patients, or healthy volunteers, whose baseline count lies below the limit.
 
-    patients: a CSV file of patients, of whom the eligible are drawn with replacement (``pkpd.patients``); its path is
-    relative to the file of the scenario.
+    platelets_from, weight_from, weight_below, age_from, age_below: further limits, "from" included and "below" not. A
+    covariate with true or false: only patients with or without it. Where patients are simulated they are drawn from the
+    law of all under these conditions. patients: a CSV file of patients, of whom the eligible are drawn with replacement
+    (``pkpd.patients``); its path is relative to the file of the scenario.
     """
 
     disease: Literal["itp", "healthy"] = "itp"
     platelets_below_1e9_per_l: Count
+    platelets_from_1e9_per_l: Count | None = None
+    weight_from_kg: Kilograms | None = None
+    weight_below_kg: Kilograms | None = None
+    age_from_y: Years | None = None
+    age_below_y: Years | None = None
+    female: bool | None = None
+    splenectomy: bool | None = None
+    corticosteroid: bool | None = None
+    east_asian: bool | None = None
+    hepatic_impairment: bool | None = None
     patients: PatientTable | None = None
 
     @model_validator(mode="after")
     def _some_are_eligible(self) -> Entry:
+        for name, low, below in (
+            ("platelets", "from_1e9_per_l", "below_1e9_per_l"),
+            ("weight", "from_kg", "below_kg"),
+            ("age", "from_y", "below_y"),
+        ):
+            least, most = getattr(self, f"{name}_{low}"), getattr(self, f"{name}_{below}")
+            if least is not None and most is not None and least >= most:
+                raise InputError(f"{name}_{low} = {least:g}: nobody is below {most:g} as well; legal: below {most:g}")
         self.table()
         return self
 
+    @property
+    def conditions(self) -> Conditions:
+        """Who may enter."""
+        ranges = {
+            "baseline_1e9_per_l": (self.platelets_from_1e9_per_l, self.platelets_below_1e9_per_l),
+            "weight_kg": (self.weight_from_kg, self.weight_below_kg),
+            "age_y": (self.age_from_y, self.age_below_y),
+        }
+        asked = {name: getattr(self, name) for name in COVARIATES}
+        return Conditions(ranges, {name: wanted for name, wanted in asked.items() if wanted is not None})
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Shares of covariates by name of their parameter, as far as the conditions say them and no table does."""
+        known = self.patients.covariates if self.patients else {}
+        return {f"{name}_share": float(wanted) for name, wanted in self.conditions.has.items() if name not in known}
+
+    def eligible(self) -> PatientTable | None:
+        """Those of the table whom the trial may take; InputError where there are none."""
+        return None if self.patients is None else eligible(self.patients, self.conditions)
+
     def table(self) -> cohort.Table | None:
         """The eligible patients of the table as arrays; InputError where there are none."""
-        if self.patients is None:
+        found = self.eligible()
+        return None if found is None else as_arrays(found)
+
+    def limits(self, ages: bool) -> cohort.Limits | None:
+        """What else than the limit of the count decides who is drawn, as arrays; None where nothing does.
+
+        Those of a table are in already. ages: whether anything asks for them.
+        """
+        from pkpd import cohort
+
+        drawn = self.patients is None
+        given = [self.platelets_from_1e9_per_l, self.weight_from_kg, self.weight_below_kg] if drawn else [None] * 3
+        if ages:
+            given += [self.age_from_y or 0.0, math.inf if self.age_below_y is None else self.age_below_y]
+        if all(x is None for x in given):
             return None
-        return as_arrays(eligible(self.patients, self.platelets_below_1e9_per_l))
+        return cohort.Limits(*(None if x is None else np.float32(x) for x in given))
 
 
 class BandRow(Table):
     """One row of ``[[titration.bands]]``; ``state`` tells whether patients on treatment or interrupted are meant.
 
-    A row with weights concerns the patients from ``weight_from_kg`` to below ``weight_below_kg`` only.
+    A row with weights concerns the patients from ``weight_from_kg`` to below ``weight_below_kg`` only; one with ages
+    likewise.
     """
 
     action: Literal["stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop"]
@@ -151,6 +210,8 @@ class BandRow(Table):
     min_days_at_top_below: Days = 0
     weight_from_kg: float = Field(default=0.0, ge=0, le=1000)
     weight_below_kg: float | None = Field(default=None, gt=0, le=1000)
+    age_from_y: Years | None = None
+    age_below_y: Years | None = None
 
     def band(self) -> titration.Band:
         """The row as the rule's own."""
@@ -166,6 +227,8 @@ class BandRow(Table):
             min_days_at_top_below=self.min_days_at_top_below,
             weight_from_kg=self.weight_from_kg,
             weight_below_kg=math.inf if self.weight_below_kg is None else self.weight_below_kg,
+            age_from_y=0.0 if self.age_from_y is None else self.age_from_y,
+            age_below_y=math.inf if self.age_below_y is None else self.age_below_y,
         )
 
 

@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING
 
 from pkpd import titration
 from pkpd.estimands import describe as describe_estimand
+from pkpd.patients import COVARIATES
 from pkpd.patients import describe as describe_table
+from pkpd.patients import in_words as conditions_in_words
 from pkpd.published import targets
 from pkpd.screening import describe as describe_screening
+from pkpd.strata import Strata
+from pkpd.strata import described as strata_in_words
 
 if TYPE_CHECKING:
     from pkpd.analysis import Analysis, Secondary, Tested
     from pkpd.interims import Interims
+    from pkpd.randomisation import Randomisation
     from pkpd.scenario import Arm, Scenario
     from pkpd.scenario_tables import Rescue
     from pkpd.stages import StageArm
@@ -38,6 +43,8 @@ def describe(scenario: Scenario) -> str:
         ramp = f", reached over {a.ramp_weeks:g} weeks" if a.ramp_weeks else ""
         failures = f", {100 * a.screen_failure_share:g}% of the screened fail" if a.screen_failure_share else ""
         lines.append(f"Accrual: {a.patients_per_week:g} patients randomised a week{ramp}{failures}")
+    if scenario.randomisation:
+        lines.append(f"Randomisation: {_randomisation(scenario, scenario.randomisation)}")
     if scenario.analysis:
         lines += _analysis(scenario, scenario.analysis)
     for target in targets(scenario):
@@ -48,6 +55,13 @@ def describe(scenario: Scenario) -> str:
     draws = "" if scenario.outcome else f"; of a posterior, where one is given, {trial.posterior_draws} draws"
     lines.append(f"Simulated: {until}{trial.n_trials} trials{draws}")
     return "\n".join(lines)
+
+
+def _randomisation(scenario: Scenario, r: Randomisation) -> str:
+    """How patients come to their arms."""
+    ratio = ":".join(map(str, r.ratio_of([arm.n for arm in scenario.arms])))
+    within = f" within strata of {', '.join(strata_in_words(r.strata))}" if r.strata else ""
+    return f"{ratio}, permuted blocks of {r.block}{within}"
 
 
 def _arms_and_outcome(scenario: Scenario) -> list[str]:
@@ -64,10 +78,13 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
             lines.append(f"Arm: {arm.name}: {arm.n} patients, {said}")
         return lines
     who = "healthy volunteers, " if scenario.entry.disease == "healthy" else ""
-    lines = [f"Entry: {who}platelets below {scenario.entry.platelets_below_1e9_per_l:g} x 10^9/L"]
-    lines += (
-        [describe_table(table, scenario.entry.platelets_below_1e9_per_l)] if (table := scenario.entry.patients) else []
-    )
+    entry = scenario.entry
+    lines = [f"Entry: {who}{', '.join(conditions_in_words(entry.conditions))}"]
+    lines += [describe_table(entry.patients, entry.conditions)] if entry.patients else []
+    known = {*(entry.patients.covariates if entry.patients else ()), *entry.conditions.has}
+    shares = {name: scenario.parameters.get(f"{name}_share") for name in COVARIATES if name not in known}
+    some = [f"{100 * share:g}% {name.replace('_', ' ')}" for name, share in shares.items() if share is not None]
+    lines += [f"Covariates of patients: {', '.join(some)}"] if some else []
     lines += [describe_screening(scenario.screening, scenario.entry)] if scenario.screening else []
     for arm in scenario.arms:
         dose = "0 mg" if arm.drug == "placebo" else f"start {arm.start_dose_mg:g} mg"
@@ -180,9 +197,7 @@ def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
 
 def _tested(test: Tested) -> list[str]:
     """Strata, covariates and visits of a test."""
-    lines, strata = [], test.strata
-    for limits, what in ((strata.baseline_1e9_per_l, "baseline count"), (strata.weight_kg, "weight")) if strata else ():
-        lines += [f"Strata: {what} below and from {', '.join(f'{x:g}' for x in limits)}"] if limits else []
+    lines = [f"Strata: {line}" for line in strata_in_words(test.strata)] if isinstance(test.strata, Strata) else []
     lines += [f"Covariates: {', '.join(test.covariates)}"] if test.covariates else []
     lines += [f"Endpoint from day {test.from_d}"] if test.from_d else []
     lines += [f"Endpoint until day {test.until_d}"] if test.until_d else []

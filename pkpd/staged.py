@@ -88,7 +88,7 @@ def course(
         def visited(s: Status, record: dict[str, Array]) -> tuple[Status, dict[str, Array]]:
             here = visit_d[v] == end
             own = jax.tree.map(lambda x: x[v], numbers)
-            after, seen = _visit(protocol, s, now, own, noise, patients.weight_kg, arm, v, end, days[v], missed[v])
+            after, seen = _visit(protocol, s, now, own, noise, patients.body, arm, v, end, days[v], missed[v])
             s = jax.tree.map(partial(jnp.where, here), after, s)
             return s, {name: x.at[v].set(jnp.where(here, seen[name], x[v])) for name, x in record.items()}
 
@@ -188,7 +188,7 @@ def _missed(a: Adherence, missing: Array, keys: Array, day: Array) -> Array:
 
 
 def _visit(
-    protocol: Protocol, s: Status, now: Any, numbers: Numbers, noise: Any, weight_kg: Array, arm: trial.Arm, v: Array,
+    protocol: Protocol, s: Status, now: Any, numbers: Numbers, noise: Any, body: tuple, arm: trial.Arm, v: Array,
     day: Array, nominal: Array, missed: Array,
 ) -> tuple[Status, dict[str, Array]]:  # fmt: skip
     """Status after a visit on ``day`` and what is recorded of it, as if it took place for all patients.
@@ -220,7 +220,7 @@ def _visit(
     s = _relapse(protocol, s, count, day, nominal)
     s, carries_on = _begin(protocol, s, v, day, nominal)
     stage = _stage(protocol, protocol.stage_of_visit[v])
-    decided = titration.decide(stage.rule, s.dosing, count, nominal, weight_kg)
+    decided = titration.decide(stage.rule, s.dosing, count, nominal, *body)
     acts = attends & s.on & carries_on & (s.reason == codes.IN_TRIAL)
     dosing = jax.tree.map(partial(jnp.where, acts), decided, s.dosing)
     zero = jnp.zeros_like(s.auc_nM_h)

@@ -26,6 +26,7 @@ _WORDS = (
     "no change", "stop for good", "interrupt", "resume at the same level", "resume one level lower",
     "one level down", "one level up", "one level down, from the lowest stop",
 )  # fmt: skip
+OF_PATIENTS = (("weight_from_kg", "weight_below_kg"), ("age_from_y", "age_below_y"))  # whom a row concerns
 NEVER = 2**30  # a day later than any visit: no spell at the top level
 
 
@@ -36,7 +37,7 @@ class Band(NamedTuple):
     every_d: 0 at any visit, otherwise only on days that are a positive multiple of it.
     min_days_since_change: since the dose given last changed (start, interruption, resumption, a new level).
     min_days_at_top_below: days at the top level so far, every count below ``below``; 0 for no such condition.
-    weight_from_kg, weight_below_kg: of the patients whom the row concerns.
+    weight_from_kg, weight_below_kg, age_from_y, age_below_y: of the patients whom the row concerns.
     """
 
     action: str
@@ -48,13 +49,15 @@ class Band(NamedTuple):
     min_days_at_top_below: int = 0
     weight_from_kg: float = 0.0
     weight_below_kg: float = math.inf
+    age_from_y: float = 0.0
+    age_below_y: float = math.inf
 
 
 class Rule(NamedTuple):
     """A rule as arrays: levels_mg [levels]; all other fields [rows], in the order of reading.
 
-    weight_from_kg, weight_below_kg: None where no row asks for a weight. top: index of the top level where the ladder
-    is padded beyond it, else None.
+    weight_from_kg, weight_below_kg: None where no row asks for a weight; ages likewise. top: index of the top level
+    where the ladder is padded beyond it, else None.
     """
 
     levels_mg: Any
@@ -68,6 +71,8 @@ class Rule(NamedTuple):
     weight_from_kg: Any = None
     weight_below_kg: Any = None
     top: Any = None
+    age_from_y: Any = None
+    age_below_y: Any = None
 
 
 class Dosing(NamedTuple):
@@ -93,7 +98,10 @@ def from_bands(levels_mg: Sequence[float], bands: Sequence[Band]) -> Rule:
     def column(name: str, dtype: type) -> np.ndarray:
         return np.array([getattr(band, name) for band in bands], dtype)
 
-    by_weight = any(band.weight_from_kg > 0 or band.weight_below_kg < math.inf for band in bands)
+    asked: list[str] = []
+    for low, high in OF_PATIENTS:
+        if any(getattr(band, low) > 0 or getattr(band, high) < math.inf for band in bands):
+            asked += [low, high]
     state = [-1 if band.while_interrupted is None else int(band.while_interrupted) for band in bands]
     return Rule(
         levels_mg=levels,
@@ -104,7 +112,7 @@ def from_bands(levels_mg: Sequence[float], bands: Sequence[Band]) -> Rule:
         every_d=column("every_d", np.int32),
         min_days_since_change=column("min_days_since_change", np.int32),
         min_days_at_top_below=column("min_days_at_top_below", np.int32),
-        **{name: column(name, np.float64) for name in (("weight_from_kg", "weight_below_kg") if by_weight else ())},
+        **{name: column(name, np.float64) for name in asked},
     )
 
 
@@ -191,11 +199,16 @@ def start(rule: Rule, level: int | jax.Array, n: int) -> Dosing:
 
 
 def decide(
-    rule: Rule, dosing: Dosing, count: jax.Array, day: int | jax.Array, weight_kg: jax.Array | None = None
+    rule: Rule,
+    dosing: Dosing,
+    count: jax.Array,
+    day: int | jax.Array,
+    weight_kg: jax.Array | None = None,
+    age_y: jax.Array | None = None,
 ) -> Dosing:
     """Decision of the visit on ``day`` (scalar) from its counts [patients], 1e9/L; for that day's dose.
 
-    ``weight_kg`` [patients] is needed where the rule asks for it.
+    ``weight_kg`` and ``age_y`` [patients] are needed where the rule asks for them.
 
     A count that is NaN, as of a patient who has left, meets no condition: the dose stays as it is.
     """
@@ -220,6 +233,9 @@ def decide(
         if rule.weight_from_kg is not None:
             assert weight_kg is not None
             meets &= (weight_kg >= rule.weight_from_kg[row]) & (weight_kg < rule.weight_below_kg[row])
+        if rule.age_from_y is not None:
+            assert age_y is not None
+            meets &= (age_y >= rule.age_from_y[row]) & (age_y < rule.age_below_y[row])
         action = jnp.where((action == NONE) & meets, jnp.asarray(rule.action)[row], action)
     action = once(jnp.where(dosing.stopped, NONE, action), day >= 0)
 
@@ -267,18 +283,19 @@ def as_text(rule: Rule) -> str:
         if wait:
             when.append(f"at least {wait} days since the dose given last changed")
         if rule.weight_from_kg is not None:
-            when += _weights(float(rule.weight_from_kg[row]), float(rule.weight_below_kg[row]))
+            when += _range("weight", float(rule.weight_from_kg[row]), float(rule.weight_below_kg[row]), "kg")
+        if rule.age_from_y is not None:
+            when += _range("age", float(rule.age_from_y[row]), float(rule.age_below_y[row]), "y")
         if rule.while_interrupted[row] >= 0 and not spell:
             when.append("while interrupted" if rule.while_interrupted[row] else "while not interrupted")
         lines.append(f"{row + 1}. {', '.join(when) or 'at any visit'}: {_WORDS[int(rule.action[row])]}")
     return "\n".join(lines)
 
 
-def _weights(low: float, high: float) -> list[str]:
-    """The condition on weight in words, if there is one."""
-    if low > 0 and math.isfinite(high):
-        return [f"weight from {low:g} to below {high:g} kg"]
-    return [f"weight from {low:g} kg"] if low > 0 else [f"weight below {high:g} kg"] if math.isfinite(high) else []
+def _range(what: str, low: float, high: float, unit: str) -> list[str]:
+    """The condition on a weight or age in words, if there is one."""
+    limits = [f"from {low:g}"] * (low > 0) + [f"below {high:g}"] * math.isfinite(high)
+    return [f"{what} {' to '.join(limits)} {unit}"] if limits else []
 
 
 def _number(value: object) -> bool:
@@ -318,11 +335,10 @@ def _check_band(where: str, band: Band) -> None:
         raise InputError(f"{where}: above = {band.above:g} must be smaller than below = {band.below:g}")
     for name in ("every_d", "min_days_since_change", "min_days_at_top_below"):
         _check_days(f"{where}: ", name, getattr(band, name), 0)
-    if not (_number(band.weight_from_kg) and 0 <= band.weight_from_kg < band.weight_below_kg):
-        raise InputError(
-            f"{where}: weight_from_kg = {band.weight_from_kg:g} must be at least 0 and below "
-            f"weight_below_kg = {band.weight_below_kg:g}"
-        )
+    for name, other in OF_PATIENTS:
+        low, high = getattr(band, name), getattr(band, other)
+        if not (_number(low) and 0 <= low < high):
+            raise InputError(f"{where}: {name} = {low:g} must be at least 0 and below {other} = {high:g}")
     needed = {"resume": True, "resume_lower": True, "stop": band.while_interrupted}.get(band.action, False)
     if band.while_interrupted is not needed:
         raise InputError(f"{where}: action {band.action!r} needs while_interrupted = {str(needed).lower()}")

@@ -60,7 +60,7 @@ class Arm(NamedTuple):
     stages and what else is not one daily dose from visit to visit; rule, start_level and dose_scale are then those of
     its first stage, and treatment_d is None. table: whose baselines, weights and covariates the patients have. screen:
     measurements before the first dose to which ``baseline_below`` is applied; None: it is applied to the true count.
-    rescue: None: by the library's chance, which grows as counts fall.
+    limits: of entry, beside that of the baseline. rescue: None: by the library's chance, which grows as counts fall.
     """
 
     rule: titration.Rule
@@ -74,6 +74,7 @@ class Arm(NamedTuple):
     period: Any = None
     protocol: Protocol | None = None
     table: cohort.Table | None = None
+    limits: cohort.Limits | None = None
     screen: Screen | None = None
     rescue: RescueRule | None = None
 
@@ -83,10 +84,10 @@ class Visits(NamedTuple):
 
     dose_mg, interrupted, stopped, cmax, auc: of the interval that ends at the visit. rescued: True from the visit of
     the rescue on. dropped: True from the first visit after the patient left on, with observed counts NaN. trough: at
-    the visit. The fields after ``failed`` are those of an arm with a protocol: day on which the visit takes place,
-    whether it was missed, index of the stage that ends with it, dose taken since the last visit in all, whether the
-    patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment. baseline: the
-    count at entry, as ``screened`` measured it where there was a screening, else the true one.
+    the visit. The fields from ``visit_d`` to ``segment_mg`` are those of an arm with a protocol: day on which the visit
+    takes place, whether it was missed, index of the stage that ends with it, dose taken since the last visit in all,
+    whether the patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment.
+    baseline: the count at entry, as ``screened`` measured it where there was a screening, else the true one.
     """
 
     platelets_true: Array
@@ -111,6 +112,8 @@ class Visits(NamedTuple):
     relapsed: Array | None = None
     reason: Array | None = None
     segment_mg: Array | None = None  # [segments, patients]
+    covariates: Any = None  # [covariates, patients], bool, in the order of CovariateRatios
+    age_y: Any = None  # [patients], where it is drawn
     screened: Screened | None = None
 
     @property
@@ -150,10 +153,15 @@ def fed(p: Parameters, arm: Arm) -> Parameters:
 
 
 def drawn(
-    population: Population, keys: Array, baseline_below: Array, table: cohort.Table | None, screen: Screen | None
+    population: Population,
+    keys: Array,
+    baseline_below: Array,
+    table: cohort.Table | None,
+    screen: Screen | None,
+    limits: cohort.Limits | None = None,
 ) -> cohort.Patients:
     """The patients of an arm: as ``cohort.draw`` has them, or those who pass a screening."""
-    patients = cohort.draw(population, keys, baseline_below, table)
+    patients = cohort.draw(population, keys, baseline_below, table, limits)
     if screen is None:
         return patients
     from pkpd import screening
@@ -185,7 +193,7 @@ def simulate_tile(
     Pure and traceable, not differentiable (InputError; see the module); ``form``, ``n_weeks``, ``steps`` and ``engine``
     are static. ``simulate`` takes any number.
     """
-    patients = drawn(population, keys, arm.baseline_below, arm.table, arm.screen)
+    patients = drawn(population, keys, arm.baseline_below, arm.table, arm.screen, arm.limits)
     if arm.period is not None:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, PERIODS + jnp.asarray(arm.period, jnp.uint32))
     return course(patients, arm, keys, days, n_weeks, form, steps, engine)
@@ -206,7 +214,8 @@ def course(
     if arm.protocol is not None:
         from pkpd import staged
 
-        return staged.course(patients, arm, keys, days, n_weeks, form, steps, engine)
+        visits = staged.course(patients, arm, keys, days, n_weeks, form, steps, engine)
+        return visits._replace(covariates=jnp.stack(patients.covariates) > 0, age_y=patients.age_y)
     p, noise = fed(patients.parameters, arm), patients.noise
     dtype = p.clearance_l_per_h.dtype
     move = solver(engine, p, form, steps)
@@ -235,7 +244,7 @@ def course(
             P, count, dose_mg, dosing.interrupted, dosing.stopped, chance, rescued, dropped,
             *(x * ng_per_ml for x in (now.cmax_nM, now.auc_nM_h, now.concentration_nM)),
         )  # fmt: skip
-        decided = titration.decide(arm.rule, dosing, count, day, patients.weight_kg)
+        decided = titration.decide(arm.rule, dosing, count, day, *patients.body)
         if arm.treatment_d is not None:  # a rule acts on a dose, and there is none any more
             decided = jax.tree.map(partial(jnp.where, day < arm.treatment_d), decided, dosing)
         return (y, decided, rescued, dropped), seen
@@ -249,7 +258,9 @@ def course(
     P = seen[0]
     failed = ~jnp.all(jnp.isfinite(P) & (P > 0), axis=0)
     visits = Visits(*(*seen, omega, patients.baseline_1e9_per_l, patients.weight_kg, failed))
-    return visits._replace(screened=patients.screened)
+    return visits._replace(
+        covariates=jnp.stack(patients.covariates) > 0, age_y=patients.age_y, screened=patients.screened
+    )
 
 
 @partial(jax.jit, static_argnames=("n_weeks", "form", "steps", "engine"))

@@ -199,10 +199,12 @@ def rule_rows(rule: Rule) -> tuple[RuleRow, ...]:
 
 
 def _weights(rule: Rule, row: int) -> list[str]:
-    if rule.weight_from_kg is None:
-        return []
-    low, high = float(rule.weight_from_kg[row]), float(rule.weight_below_kg[row])
-    return [f"from {low:g} kg"] * (low > 0) + [f"below {high:g} kg"] * math.isfinite(high)
+    found = []
+    for columns, unit in zip(titration.OF_PATIENTS, ("kg", "years"), strict=True):
+        if getattr(rule, columns[0]) is not None:
+            low, high = (float(getattr(rule, name)[row]) for name in columns)
+            found += [f"from {low:g} {unit}"] * (low > 0) + [f"below {high:g} {unit}"] * math.isfinite(high)
+    return found
 
 
 def unit_of(quantity: str) -> str:

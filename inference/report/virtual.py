@@ -112,7 +112,7 @@ def _simulated(
     days = np.array(design.trial.visits_d)
     n_trials, each = spread(a.n, design.trial.n_trials, most)
     total = n_trials * each
-    everyone = trials.roster(a, draws, n_trials)
+    everyone = trials.roster(a, draws, n_trials, seed=seed)
     people = trial.Roster(total, lambda rows: everyone.who(rows // each * a.n + rows % each))
     kept = np.unique(np.linspace(0, total - 1, min(total, KEPT)).astype(int))
     responders, parts, first = np.zeros((n_trials, len(days))), [], 0

@@ -41,25 +41,25 @@ def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed
     BLPLT is what the scenario's criterion reads of them.
     InputError where the run has no such trial.
     """
-    from inference.trials import courses
+    from inference.trials import courses, numbers_of
 
     check_number(design, number)
     parts = []
     for index, a in enumerate(planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32), start=1):
-        first = a.first_patient + 1
-        for _, _, v in courses(design, a, draws, 1, seed, engine, number):
-            parts.append(_records(design, a, v, first).assign(ARM=index))
-            first += v.baseline.shape[0]
+        first, own = 0, numbers_of(a, draws, seed)
+        for _, trials, v in courses(design, a, draws, 1, seed, engine, number):
+            ids = own(trials, first + np.arange(len(trials))) + 1
+            parts.append(_records(design, a, v, ids).assign(ARM=index))
+            first += len(trials)
     whole = pd.concat(parts, ignore_index=True)
     return whole.sort_values(["ID", "TIME", "EVID"], kind="stable", ignore_index=True)[list(COLUMNS)]
 
 
-def _records(design: Scenario, a: PlannedArm, v: Visits, first: int) -> pd.DataFrame:
-    """Counts and doses of the patients of a tile."""
-    ids = first + np.arange(v.baseline.shape[0])
+def _records(design: Scenario, a: PlannedArm, v: Visits, ids: np.ndarray) -> pd.DataFrame:
+    """Counts and doses of the patients of a tile, whose ``ids`` increase."""
     same = {"BLPLT": np.asarray(v.baseline, np.float64), "WT": np.asarray(v.weight_kg, np.float64)}
     whole = pd.concat([_counts(design, v, ids), _doses(design, a, v, ids)], ignore_index=True)
-    patient = whole["ID"].to_numpy() - first
+    patient = np.searchsorted(ids, whole["ID"].to_numpy())
     return whole.assign(**{name: values[patient] for name, values in same.items()})
 
 

@@ -18,6 +18,8 @@ from inference.whatif.missing import multiple_imputation
 from inference.whatif.mmrm import mmrm
 from pkpd import outcomes
 from pkpd.estimands import Read, read
+from pkpd.parameters import CovariateRatios
+from pkpd.strata import stratum_of
 from pkpd.trial import Visits
 
 if TYPE_CHECKING:
@@ -33,12 +35,14 @@ class Patients(NamedTuple):
     """Outcomes of patients, [.., patients] as they are simulated, [trials, patients, ..] once they are ``arranged``.
 
     value [.., visits] where the endpoint is repeated; counts and failed have visits, and are there for imputation only.
+    covariates [.., k]: of a regression.
     """
 
     value: np.ndarray
     present: np.ndarray
     log_baseline: np.ndarray
     stratum: np.ndarray
+    covariates: np.ndarray | None = None
     event: np.ndarray | None = None
     counts: np.ndarray | None = None
     failed: np.ndarray | None = None
@@ -53,27 +57,35 @@ def observed(design: Scenario, a: PlannedArm, v: Visits) -> Patients:
     start = design.first_visit_counted
     found = outcomes.outcome(analysis.endpoint, v, r, design.trial.visits_d, until, stages, start)
     imputed = analysis.estimand.missing == "multiple-imputation"
+    known, names = traits(v), covariates_of(analysis)
     return Patients(
         value=np.moveaxis(found.value, -1, 0),
         present=found.present,
         log_baseline=np.log(np.asarray(v.baseline, np.float64)),
-        stratum=stratum(analysis, v),
+        stratum=stratum_of(analysis.strata, known),
+        covariates=np.stack([known[name] for name in names], -1) if names else None,
         event=found.event,
         counts=r.counts[:until].T if imputed else None,  # from the first visit on, which tell of those that are missing
         failed=r.failed[:until].T if imputed else None,
     )
 
 
-def stratum(analysis: Analysis, v: Visits) -> np.ndarray:
-    """Number of each patient's stratum."""
-    found = np.zeros(v.baseline.shape, np.int64)
-    if analysis.strata is not None:
-        for values, limits in (
-            (v.baseline, analysis.strata.baseline_1e9_per_l),
-            (v.weight_kg, analysis.strata.weight_kg),
-        ):
-            found = found * (len(limits) + 1) + np.searchsorted(limits, np.asarray(values), side="right")
-    return found
+def traits(v: Visits) -> dict[str, np.ndarray]:
+    """What is known of patients [patients] before treatment, as strata and covariates name it."""
+    assert v.covariates is not None
+    baseline = np.asarray(v.baseline)
+    found = {"baseline_1e9_per_l": baseline, "log_baseline": np.log(baseline.astype(np.float64))}
+    has = zip(CovariateRatios._fields, v.covariates, strict=True)
+    named = {name.removesuffix("_clearance_ratio"): np.asarray(x, np.float64) for name, x in has}
+    age = {} if v.age_y is None else {"age_y": np.asarray(v.age_y, np.float64)}
+    return found | {"weight_kg": np.asarray(v.weight_kg)} | named | age
+
+
+def covariates_of(analysis: Analysis) -> tuple[str, ...]:
+    """Covariates of the regression; those of values always have the log baseline, first."""
+    if analysis.test in ("ancova", "mmrm"):
+        return ("log_baseline", *(name for name in analysis.covariates if name != "log_baseline"))
+    return analysis.covariates
 
 
 def arranged(parts: Sequence[Patients], n: int) -> Patients:
@@ -148,8 +160,6 @@ def _of_values(
 def _of_one_shape(
     analysis: Analysis, value: np.ndarray, p: Patients, treated: np.ndarray, among: dict[str, Any]
 ) -> Estimated:
-    covariates = p.log_baseline[..., None]
-    adjusted = covariates if "log_baseline" in analysis.covariates else None
     good = analysis.endpoint in outcomes.GOOD_EVENTS
     test, margin = analysis.test, analysis.margin
     if test == "cochran-mantel-haenszel":
@@ -157,15 +167,15 @@ def _of_one_shape(
     if test == "risk-difference":
         return mantel_haenszel.risk_difference(value, treated, margin=margin, **among)
     if test == "logistic":
-        return logistic(value, treated, covariates=adjusted, method="likelihood-ratio", **among)
+        return logistic(value, treated, covariates=p.covariates, method="likelihood-ratio", **among)
     if test == "log-rank":
         return survival.logrank(value, p.event, treated, event_is_good=good, **among)
     if test == "cox":
-        return survival.cox(value, p.event, treated, covariates=adjusted, event_is_good=good, **among)
+        return survival.cox(value, p.event, treated, covariates=p.covariates, event_is_good=good, **among)
     if test == "ancova":
         among = among | {"present": among["present"] & np.isfinite(value)}
-        return against(ancova(value, treated, covariates=covariates, **among), margin)
-    return against(mmrm(value, treated, covariates=covariates, **among), margin)
+        return against(ancova(value, treated, covariates=p.covariates, **among), margin)
+    return against(mmrm(value, treated, covariates=p.covariates, **among), margin)
 
 
 def _imputed(

@@ -3,6 +3,7 @@
 A patient is one of a trial, a draw and a number, and these decide its random numbers. So patients are paired within
 arms of the same name whose patients have the same numbers: arms whose first patient differs (as all arms after one
 whose size was changed) hold other patients and are left out, and of arms that differ in size those in both are paired.
+Arms of a trial with ``[randomisation]`` are paired where that and the sizes of all arms are the same in both designs.
 """
 
 from __future__ import annotations
@@ -68,6 +69,9 @@ def paired_arms(design: Scenario, against: Scenario) -> dict[str, int]:
         sizes = [arm.n for arm in s.arms]
         both.append({arm.name: (k, arm.n) for arm, k in zip(s.arms, first_patients(s, sizes), strict=True)})
     here, there = both
+    if design.randomisation or against.randomisation:
+        same = design.randomisation == against.randomisation and list(here.items()) == list(there.items())
+        return {name: n for name, (_, n) in here.items()} if same else {}
     return {name: min(n, there[name][1]) for name, (k, n) in here.items() if name in there and there[name][0] == k}
 
 

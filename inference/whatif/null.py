@@ -84,7 +84,9 @@ def at_margin(
     n_draws = number_of(draws)
     if all(isinstance(a.ec50_ratio, tuple) and len(a.ec50_ratio) == n_draws for a in _active(design)):
         return design  # it is there already
-    planned = {a.name: a._replace(first_patient=0, ec50_ratio=np.ones(n_draws)) for a in planned_arms(design)}
+    planned = {
+        a.name: a._replace(first_patient=0, allocation=None, ec50_ratio=np.ones(n_draws)) for a in planned_arms(design)
+    }
     control = _truth(design, planned[analysis.control], draws, seed, engine)
     steps, done = len(_active(design)) * (HALVINGS + 2), 0
 

@@ -54,11 +54,11 @@ def parts(
     by arm, trial and patient. Columns, in this order:
 
     arm. trial: number from 0. draw: of the posterior, 0 without one. patient: number in the trial, over all arms.
-    baseline_1e9_per_l, weight_kg; after a screening also
-    baseline_true_1e9_per_l. Covariates (0 or 1). INDIVIDUAL: the patient's own parameters. drug_acts: whether the
-    drug does anything in the patient. landmark_response. outcome: value of ``outcome_name``, nan where it is of nobody;
-    for a time, outcome_event tells an event from censoring. rescued: by the last visit. FURTHER: as in
-    ``whatif.further``, nan where it is of nobody.
+    baseline_1e9_per_l, weight_kg; after a screening also baseline_true_1e9_per_l, and age_y where the design asks for
+    ages. Covariates (0 or 1). INDIVIDUAL: the patient's own parameters. drug_acts: whether the drug does anything in
+    the patient. landmark_response. outcome: value of ``outcome_name``, nan where it is of nobody; for a time,
+    outcome_event tells an event from censoring. rescued: by the last visit. FURTHER: as in ``whatif.further``, nan
+    where it is of nobody.
     """
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     total, done = n_trials * sum(a.n for a in arms), 0
@@ -75,11 +75,12 @@ def _of_arm(
 ) -> Iterator[pd.DataFrame]:
     from inference.trials import courses, roster
 
-    people, key = roster(a, draws, chunk.n, chunk.first), random.root(seed)
+    people, key = roster(a, draws, chunk.n, chunk.first, seed), random.root(seed)
     rows = np.arange(tile_width(engine))
     for draw, number, v in courses(design, a, draws, chunk.n, seed, engine, chunk.first):
         population, *numbers = people.who(np.minimum(rows, people.n - 1))  # of one length, so that it compiles once
-        drawn = _drawn(population, key, *numbers, a.arm.baseline_below, a.arm.table, a.arm.screen)
+        entrance = a.arm.baseline_below, a.arm.table, a.arm.screen, a.arm.limits
+        drawn = _drawn(population, key, *numbers, *entrance)
         here = slice(len(number))
         same = {"arm": pd.Categorical.from_codes(np.zeros(len(number), np.int8), [a.name])}
         who = {"trial": number.astype(np.int32), "draw": draw.astype(np.int32), "patient": numbers[2][here]}
@@ -97,9 +98,10 @@ def _drawn(
     below: Array,
     table: cohort.Table | None,
     screen: Screen | None,
+    limits: cohort.Limits | None,
 ) -> cohort.Patients:
     """The patients whose courses ``trial.over_tiles`` simulates, apart from these, whose program stays as it is."""
-    return drawn(population, random.patient_keys(key, draw, trial, patient), below, table, screen)
+    return drawn(population, random.patient_keys(key, draw, trial, patient), below, table, screen, limits)
 
 
 def _person(drawn: cohort.Patients, here: slice) -> dict[str, np.ndarray]:
@@ -107,6 +109,7 @@ def _person(drawn: cohort.Patients, here: slice) -> dict[str, np.ndarray]:
     found = {"baseline_1e9_per_l": drawn.baseline_1e9_per_l, "weight_kg": drawn.weight_kg}
     if drawn.screened is not None:
         found["baseline_true_1e9_per_l"] = drawn.screened.at_rest
+    found |= {} if drawn.age_y is None else {"age_y": drawn.age_y}
     numbers = found | {name: getattr(p, name) for name in INDIVIDUAL}
     columns = {name: np.asarray(values, np.float32)[here] for name, values in numbers.items()}
     has = {

@@ -116,7 +116,7 @@ def test_published_entries_name_their_paper():
         entries = [entry for group in groups for entry in group.values()]
         found[drug] = {entry.name for entry in entries if entry.status == "published"}
         assert all(re.search(r"(19|20)\d\d", e.source) for e in entries if e.status in ("published", "secondary"))
-    demography = {"weight_min_kg", "weight_max_kg", "baseline_min_1e9_per_l"}
+    demography = {"weight_min_kg", "weight_max_kg", "baseline_min_1e9_per_l", "age_min_y", "age_max_y"}
     assert found["hetrombopag"] == demography | {
         "clearance_l_per_h",
         "central_volume_l",

@@ -36,6 +36,8 @@ FROZEN = {
     "table_row": 0.10333013534545898,
     "screening": 0.6297427415847778,
     "other_failure": 0.8491902351379395,
+    "allocation": 0.2153177261352539,
+    "age": 0.1442958116531372,
 }  # fmt: skip
 ROWS = "weight_kg,baseline_1e9_per_l,female,splenectomy\n50,10,1,0\n60,20,0,0\n70,29.5,1,1\n80,30,1,1\n"
 

@@ -477,7 +477,7 @@ BAD_SETTINGS = {
     "entry.platelets_below_1e9_per_l=0.5": ("nobody is eligible", "legal: above 1"),
     "entry.platelets_below_1e9_per_l=-1": ("entry.platelets_below_1e9_per_l = -1", "greater than 0"),
     "entry.platelets_below_1e9_per_l=nan": ("entry.platelets_below_1e9_per_l = nan", "finite"),
-    "entry.platelets_under=30": ("entry: unknown key 'platelets_under'", "platelets_below_1e9_per_l"),
+    "entry.platelets_below=30": ("entry: unknown key 'platelets_below'", "platelets_below_1e9_per_l"),
     "titration.levels_mg=[5, 2.5]": ("titration: levels_mg must increase: 2.5 follows 5",),
     "titration.levels_mg=[]": ("titration: levels_mg = []",),
     "titration.levels_mg=[0, 5]": ("titration: levels_mg: 0.0 is not a dose",),

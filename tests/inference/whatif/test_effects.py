@@ -51,6 +51,8 @@ def frame() -> pd.DataFrame:
                         "trial": number, "arm": a.name, "baseline": v.baseline, "response": responds[-1],
                         "time": np.where(never, last, first), "event": responds.any(0),
                         "log_8": np.log(v.platelets_observed[-1]),
+                        "female": v.covariates[0].astype(float),
+                        "splenectomy": v.covariates[1].astype(float),
                     }
                 )
             )  # fmt: skip
@@ -99,6 +101,33 @@ def test_logistic_regression_is_that_of_the_library(frame):
 
     strata = "{baseline_1e9_per_l=[15.0]}"
     compared(design(test='"logistic"', covariates='["log_baseline"]', strata=strata), frame, library)
+
+
+def test_regressions_on_covariates_of_patients_are_those_of_the_library(frame):
+    def ols(two: pd.DataFrame) -> dict[str, float]:
+        seen = two[np.isfinite(two["log_8"])].astype({"treated": float})
+        fit = sm.OLS(seen["log_8"].astype(float), sm.add_constant(seen[[*names, "log_baseline", "treated"]])).fit()
+        return {"estimate": fit.params["treated"], "se": fit.bse["treated"], "p": fit.pvalues["treated"]}
+
+    def cox(two: pd.DataFrame) -> dict[str, float]:
+        row = CoxPHFitter().fit(two[["time", "event", "treated", *names]], "time", "event").summary.loc["treated"]
+        return {"estimate": row["coef"], "se": row["se(coef)"], "p": row["p"]}
+
+    names = ["female", "splenectomy"]
+    asked = "['female', 'splenectomy']"
+    compared(design(test='"ancova"', endpoint='"log_count_week_8"', covariates=asked), frame, ols)
+    names = ["female"]
+    compared(design(test='"cox"', endpoint='"time_to_first_response"', covariates="['female']"), frame, cox)
+
+
+def test_strata_of_covariates_are_those_of_the_library(frame):
+    def library(two: pd.DataFrame) -> dict[str, float]:
+        counts = [pd.crosstab(x["treated"], x["response"]).reindex([1, 0]).reindex(columns=[True, False], fill_value=0)
+                  for _, x in two.groupby(["high", "female"])]  # fmt: skip
+        table = StratifiedTable([t.to_numpy() for t in counts])
+        return {"estimate": table.logodds_pooled, "p": table.test_null_odds(correction=False).pvalue}
+
+    compared(design(strata="{baseline_1e9_per_l=[15.0], female=true}"), frame, library)
 
 
 def test_logrank_and_cox_are_those_of_the_library(frame):
@@ -189,7 +218,7 @@ def test_the_summary_names_the_effect_and_its_interval():
         (["analysis.test='fisher'", "analysis.strata={baseline_1e9_per_l=[15.0]}"], "test = 'fisher' has none"),
         (["analysis.strata={baseline_1e9_per_l=[15.0,10.0]}"], "limits that increase"),
         (["analysis.strata={}"], "no strata"),
-        (["analysis.covariates=['log_baseline']"], "legal: 'logistic' or 'cox'"),
+        (["analysis.covariates=['log_baseline']"], "legal: test = 'logistic', 'cox', 'ancova', 'mmrm'"),
         (["analysis.test='logistic'", "analysis.interval='newcombe'"], "legal: without interval"),
         (["analysis.test='logistic'", "analysis.margin=-0.1", "analysis.sided=1"], "tests for no difference"),
         (["analysis.estimand={missing='multiple-imputation'}", "analysis.test='fisher'"], "is not available"),
