@@ -207,8 +207,10 @@ def difference_rows(
         scale = 100.0 if unit == "points" else 1.0
         keys = ("difference", "mc_se", "lower", "upper", "mc_se_if_independent")
         said = "type I error" if null and quantity == "power" else words(quantity)
-        if quantity == effect:
-            said = words(f"{effect}_{d.scenario.analysis.endpoint}") if d.scenario.analysis else said
+        if (
+            quantity == effect and d.scenario.analysis and row["comparison"].count(": ") == 0
+        ):  # of no secondary endpoint
+            said = words(f"{effect}_{d.scenario.analysis.endpoint}")
         rows.append(
             {
                 "mark": marks[row["design"]], "of": row["comparison"], "quantity": said, "unit": unit,

@@ -34,7 +34,7 @@ WITHOUT_TARGET = frozenset(
 )
 # What half and double would make absurd: weights of adults, exponents, ratios that are 1 for no effect.
 NARROWLY = ("weight_median_kg", "weight_min_kg", "weight_max_kg", "allometric_", "_clearance_ratio")
-OF_A_TABLE = ("weight_", "baseline_", "female_share", "splenectomy_share", "corticosteroid_share")
+OF_A_TABLE = ("weight_", "baseline_", "age_", "female_share", "splenectomy_share", "corticosteroid_share")
 Draws = Mapping[str, np.ndarray]
 Change = Callable[["Scenario", float], "Scenario"]
 
@@ -154,6 +154,8 @@ def _acts(name: str, library: Library, a: PlannedArm, design: Scenario) -> bool:
         return False
     by_chance = design.rescue.enabled and design.rescue.below_1e9_per_l is None
     if base.startswith("rescue_") and not by_chance:
+        return False
+    if name.startswith("age_") and design.asks_for_ages is None:
         return False
     if design.entry.patients is not None and name.startswith(OF_A_TABLE):
         return False

@@ -40,7 +40,10 @@ def test_every_assumed_value_of_the_library_that_acts_is_varied():
     assert names <= {name for name, entry in every.items() if entry.status == "assumed"}
     left_out = {name for name, entry in every.items() if entry.status == "assumed"} - names
     no_part = {n for n in left_out if n.endswith(("_share", "_clearance_ratio"))}
-    assert left_out - no_part == assumed.DEFINED - {"molar_mass_g_per_mol"}  # which is derived
+    # the molar mass is derived, and nothing in this trial depends on ages
+    assert left_out - no_part == assumed.DEFINED - {"molar_mass_g_per_mol"} | {"age_log_sd"}
+    by_age = load_scenario("phase3", ["analysis.strata={age_y=[40]}"])
+    assert ("patients", "age_log_sd") in by_key(by_age)
     assert "female_clearance_ratio" in names and "east_asian_clearance_ratio" not in names  # all are, so none differs
 
 
