@@ -90,6 +90,8 @@ def reweighted(p: Plan) -> Reweighted:
     """What a bank of this plan reweights; InputError that names a free parameter it cannot."""
     if p.studies:
         raise InputError("studies: a bank holds the counts of one trial; legal: a config without [[studies]]")
+    if two := [a.name for a in p.arms if a.population.second is not None]:
+        raise InputError(f"arm {two[0]}: takes two drugs, and a bank reweights the parameters of one; legal: one drug")
     free = p.prior.names
     for name in free:
         if name not in (*Variability._fields, *SD_NAMES):

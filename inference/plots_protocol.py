@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ACTIONS = {
     "stop": "#7A1F1F", "interrupt": "#C8553D", "down": "#E3A857", "resume": "#9DB8D9", "resume_lower": "#9DB8D9",
-    "up": "#4C9F8B", "down_or_stop": "#B07C2E",
+    "up": "#4C9F8B", "down_or_stop": "#B07C2E", "switch": "#6A5ACD",
 }  # fmt: skip
 REJECTED, FUTILE, DROPPED, NEITHER = "#0072B2", "#D55E00", "#CC79A7", "#D6D6D6"
 WEEKS_FROM_D = 28  # a calendar this long or longer is shown in weeks

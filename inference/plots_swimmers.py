@@ -21,12 +21,14 @@ SWIMMERS = 40
 RESPONSE, RESCUE = "#111111", "#C2185B"
 
 
-def swimmers(arm: VirtualArm, days: np.ndarray, colours: dict[float, str]) -> Figure:
+def swimmers(
+    arm: VirtualArm, days: np.ndarray, colours: dict[float, str], second: dict[float, str] | None = None
+) -> Figure:
     """One patient a row: dose as colour over time, with interruption, stop, rescue, dropout and responses.
 
-    colours: of the doses (mg) of the arm's drug.
+    colours: of the doses (mg) of the arm's drug; second: of those of its second.
     """
-    c, levels = some(arm.courses, SWIMMERS), np.array(list(colours))
+    c, ladders = some(arm.courses, SWIMMERS), (colours, second or {})
     unit, start = calendar(days[-1]), np.concatenate([[0], days[:-1]])
     left = np.concatenate([np.zeros_like(c.dropped[:1]), c.dropped[:-1]])
     n = len(c.baseline)
@@ -37,7 +39,8 @@ def swimmers(arm: VirtualArm, days: np.ndarray, colours: dict[float, str]) -> Fi
                 continue
             kind = "stopped by the rule" if c.stopped[v, p] else "interrupted" if c.interrupted[v, p] else "no drug"
             if c.dose_mg[v, p] > 0:
-                kind = colours[float(levels[np.argmin(np.abs(levels - c.dose_mg[v, p]))])]
+                own = ladders[int(c.second[v, p])]
+                kind = own[min(own, key=lambda mg: abs(mg - c.dose_mg[v, p]))]
             rows.setdefault(OFF.get(kind, kind), []).append((p, unit.of(start[v]), unit.of(days[v] - start[v])))
     with plots.style():
         fig = plots.figure(1.0 + 0.155 * max(n, 12))
@@ -53,7 +56,13 @@ def swimmers(arm: VirtualArm, days: np.ndarray, colours: dict[float, str]) -> Fi
         time_axis(ax, days[-1])
         ax.set_xlim(0, 1.02 * unit.of(days[-1]))
         present = [name for name, colour in OFF.items() if colour in rows]
-        handles = [Patch(color=colour, label=f"{x:g} mg") for x, colour in colours.items() if colour in rows]
+        names = ("", "") if second is None else (f"{arm.drug} ", f"{arm.second_drug} ")
+        handles = [
+            Patch(color=colour, label=f"{drug}{x:g} mg")
+            for drug, own in zip(names, ladders, strict=True)
+            for x, colour in own.items()
+            if colour in rows
+        ]
         handles += [Patch(color=OFF[name], label=name) for name in present]
         handles += _mark_handles(c)
         fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(handles))

@@ -92,11 +92,13 @@ def doses(arms: Sequence[VirtualArm], days: np.ndarray) -> Figure:
         fig, axes = _panels([a.name for a in arms], 2.7)
         for ax, a in zip(axes, arms, strict=False):
             bottom = np.zeros(len(days))
-            levels = list(colours[a.drug])
-            share = dict(zip([*OFF, *levels], 100 * virtual.states(a.courses, np.array(levels)), strict=True))
+            ladders = [list(colours.get(drug, ())) for drug in (a.drug, a.second_drug)]
+            levels = [(drug, x) for drug, own in zip((a.drug, a.second_drug), ladders, strict=True) for x in own]
+            found = 100 * virtual.states(a.courses, *map(np.array, ladders))
+            share: dict[Any, np.ndarray] = dict(zip([*OFF, *levels], found, strict=True))
             for state in [*levels, *reversed(OFF)]:  # doses below, those without one on top
                 if share[state].any():
-                    colour, name = _look(colours, a.drug, state)
+                    colour, name = _look(colours, *(state if state in levels else ("", state)))
                     ax.bar(start, share[state], width, bottom, align="edge", color=colour, ec=colour, lw=0.4)
                     seen[name] = colour
                     bottom += share[state]
@@ -168,8 +170,9 @@ def exposure(groups: dict[str, np.ndarray]) -> Figure:
 def palette(arms: Sequence[VirtualArm]) -> dict[str, dict[float, str]]:
     """A colour for every dose (mg) by drug, each drug with shades of its own."""
     found: dict[str, dict[float, str]] = {}
-    for drug in dict.fromkeys(a.drug for a in arms):
-        doses = np.unique(np.concatenate([np.unique(a.courses.dose_mg) for a in arms if a.drug == drug]))
+    for drug in dict.fromkeys(x for a in arms for x in (a.drug, a.second_drug) if x):
+        of_drug = [np.where(a.courses.second, a.second_drug, a.drug) == drug for a in arms]
+        doses = np.unique(np.concatenate([a.courses.dose_mg[own] for a, own in zip(arms, of_drug, strict=True)]))
         doses = doses[doses > 0]
         shades = matplotlib.colormaps["PuRd" if found else "YlGnBu"](np.linspace(0.36, 0.96, max(len(doses), 2)))
         found[drug] = {float(x): matplotlib.colors.to_hex(s) for x, s in zip(doses, shades, strict=False)}

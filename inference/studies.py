@@ -19,7 +19,7 @@ from inference.further import block_of
 from inference.priors import JointPrior, Standard, joint_prior, renamed
 from pkpd.errors import InputError
 from pkpd.model import Form
-from pkpd.parameters import SD_SUFFIX, Library, load_library
+from pkpd.parameters import SD_SUFFIX, SECOND, Library, load_library
 from pkpd.planned import OF_ITP, PlannedArm, planned_arms
 from pkpd.published import Target, targets
 from pkpd.statistics import STATISTICS
@@ -145,8 +145,12 @@ def values_of(study: str, a: PlannedArm, drug: str, values: Mapping[str, Any]) -
     """Population parameters [..] of an arm of a study from those of the fit by name; ``drug`` is the fit's own.
 
     Another drug takes its own pharmacology, healthy volunteers take nothing of the disease, and what the scenario sets
-    stays.
+    stays. Those of an arm's second drug are named ``second.parameter``.
     """
+    if a.second_drug:
+        first, second = a._replace(second_drug=""), a._replace(drug=a.second_drug, second_drug="")
+        of_second = values_of(study, second._replace(population=a.population.second), drug, values)
+        return {**values_of(study, first, drug, values), **{SECOND + name: v for name, v in of_second.items()}}
     of_drug = schema()["drug"]
     plain: dict[str, Any] = {}
     for name, value in values.items():

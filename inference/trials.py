@@ -31,7 +31,7 @@ from pkpd import endpoints, notebook, randomisation, streaming, trial
 from pkpd.devices import AUTOMATIC, tile_width
 from pkpd.errors import InputError
 from pkpd.model import Form
-from pkpd.parameters import Demography, Population, with_values
+from pkpd.parameters import SECOND, Demography, Population, with_values
 from pkpd.planned import COMPARATOR, PlannedArm, planned_arms
 
 if TYPE_CHECKING:
@@ -63,10 +63,11 @@ def with_draws(a: PlannedArm, draws: Mapping[str, np.ndarray], rows: np.ndarray)
     and lack of immune clearance, and every arm what its scenario sets.
     """
     values = values_of(NEW, a, COMPARATOR, {name: v[rows] for name, v in draws.items()})
-    if np.ndim(a.ec50_ratio):
-        values[EC50] = values.get(EC50, np.asarray(a.population.typical.receptor_ec50_nM)) * a.ec50_ratio[rows]
-    elif EC50 in values:
-        values[EC50] = values[EC50] * a.ec50_ratio
+    for name, own in (EC50, a.population), (SECOND + EC50, a.population.second):
+        if np.ndim(a.ec50_ratio) and own is not None:
+            values[name] = values.get(name, np.asarray(own.typical.receptor_ec50_nM)) * a.ec50_ratio[rows]
+        elif name in values:
+            values[name] = values[name] * a.ec50_ratio
     return with_values(a.population, values)
 
 
@@ -108,8 +109,9 @@ def number_of(draws: Mapping[str, np.ndarray]) -> int:
 
 def form_of(a: PlannedArm, draws: Mapping[str, np.ndarray]) -> Form:
     """The cheaper form of the model where the Hill coefficient is 1 in the arm and in every draw."""
-    hill = with_draws(a, draws, np.arange(number_of(draws))).typical.dimer_hill
-    return Form(hill_is_one=bool(np.all(np.asarray(hill) == 1)))
+    population = with_draws(a, draws, np.arange(number_of(draws)))
+    drugs = [population, population.second] if population.second else [population]
+    return Form(hill_is_one=all(bool(np.all(np.asarray(x.typical.dimer_hill) == 1)) for x in drugs))
 
 
 def courses(
@@ -321,22 +323,23 @@ def simulate_cohort(
     One trial for each posterior draw (one in all without a posterior). dose_mg, interrupted, stopped, cmax and auc are
     of the interval that ends at the visit; concentrations are free, in ng/mL (auc in ng h/mL). Those with a protocol
     have more columns: whether the visit was missed, the stage that ends with it (from 0), the dose taken since the last
-    visit in all, and whether the patient had relapsed; their times are those of the patient's own visits.
-    Counts of a screening come first, numbered .., -2, -1; visit 0 is then the true count at the first dose and, as
-    observed, what the criterion reads of the screening.
+    visit in all, and whether the patient had relapsed; their times are those of the patient's own visits. Where an arm
+    has two drugs, ``drug`` is the one of which doses and concentrations are. Counts of a screening come first, numbered
+    .., -2, -1; visit 0 is then the true count at the first dose and, as observed, what the criterion reads of the
+    screening.
     """
     draws = posterior_draws(posterior, design.trial.posterior_draws)
     n_draws = number_of(draws)
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
     total = sum(-(-a.n * n_draws // tile_width(engine)) for a in arms)
-    done = 0
+    done, two_drugs = 0, any(a.second_drug for a in arms)
     hours = 24.0 * np.array([*(design.screening.visits_d if design.screening else ()), 0, *design.trial.visits_d])
     for a in arms:
         first, own = 0, numbers_of(a, draws, seed)
         for draw, number, v in courses(design, a, draws, n_draws, seed, engine):
             patient = own(number, (first + np.arange(len(draw))) % a.n)
             first += len(draw)
-            yield cohort_table(a.name, draw, patient, hours, v)
+            yield cohort_table(a.name, draw, patient, hours, v, (a.drug, a.second_drug) if two_drugs else None)
             done += 1
             progress("patients", done, total)
 
@@ -368,8 +371,16 @@ def summarise_cohort(
     return notebook.summary_table(notebook.summary_dataset(design, arms, summaries))
 
 
-def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndarray, v: trial.Visits) -> pd.DataFrame:
-    """One tile of patients as a table, patient by patient and visit by visit."""
+def cohort_table(
+    arm: str,
+    draw: np.ndarray,
+    patient: np.ndarray,
+    hours: np.ndarray,
+    v: trial.Visits,
+    drugs: tuple[str, str] | None = None,
+) -> pd.DataFrame:
+    """One tile of patients as a table, patient by patient and visit by visit; with the drug where ``drugs``, the arm's
+    first and second, are given."""
     n, visits = len(draw), len(hours)
     true, count = [v.baseline_true[None], v.platelets_true], [v.baseline[None], v.platelets_observed]
     if v.screened is not None:
@@ -391,6 +402,9 @@ def cohort_table(arm: str, draw: np.ndarray, patient: np.ndarray, hours: np.ndar
             "taken_mg": by_row(v.taken_mg, np.nan),
             "relapsed": by_row(v.relapsed, False),
         }
+    if drugs is not None:
+        second = np.zeros((visits, n), np.int8) if v.second is None else by_row(v.second, False).astype(np.int8)
+        own["drug"] = pd.Categorical.from_codes(second.reshape(-1), [drug for drug in drugs if drug])
     return pd.DataFrame(
         {
             "arm": pd.Categorical.from_codes(np.zeros(n * visits, np.int8), [arm]),

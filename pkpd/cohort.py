@@ -23,7 +23,8 @@ class Patients(NamedTuple):
     """A batch of virtual patients; every leaf [patients] or scalar.
 
     covariates: 1 where the patient has it, in the order of ``CovariateRatios``. screened: None without a screening.
-    age_y: None where nothing asks for it.
+    age_y: None where nothing asks for it. second: parameters with the pharmacology of the second drug of an arm that
+    has two.
     """
 
     parameters: Parameters
@@ -32,6 +33,7 @@ class Patients(NamedTuple):
     covariates: CovariateRatios
     screened: Screened | None = None
     age_y: Any = None
+    second: Parameters | None = None
 
     @property
     def body(self) -> tuple[Any, Any]:

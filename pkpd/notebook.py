@@ -62,7 +62,8 @@ def simulate_scenario(
 
     arms = planned_arms(scenario, library=library)
     numbers = _numbers(scenario, arms, patients, seed)
-    parts = [_arm(arm, own, scenario, seed) for arm, own in zip(arms, numbers, strict=True)]
+    two_drugs = any(arm.second_drug for arm in arms)
+    parts = [_arm(arm, own, scenario, seed, two_drugs) for arm, own in zip(arms, numbers, strict=True)]
     dataset = xr.concat(parts, "patient")
     dataset.attrs = {
         "scenario": scenario.trial.name,
@@ -137,13 +138,14 @@ def summary_dataset(
 
     By arm: ``patients``, ``failed`` (solver; in no other number), ``endpoint_share``, ``endpoint_mc_se`` and
     ``endpoint_both``, the share with both of two events. By arm and visit: shares of patients ``response``, ``stopped``
-    and so on, ``dose_share`` on each dose, and of the counts and exposures mean, sd and quantiles;
-    ``log_count_covariance`` between visits.
+    and so on, ``dose_share`` on each dose, ``second_dose_share`` on each of the second drug where an arm has one, and
+    of the counts and exposures mean, sd and quantiles; ``log_count_covariance`` between visits.
     """
     import xarray as xr
 
-    parts = [_labelled(arm, summaries[arm.name], scenario) for arm in arms]
-    dataset = xr.concat(parts, "arm", join="outer", fill_value={"dose_share": 0.0})
+    two_drugs = any(arm.second_drug for arm in arms)
+    parts = [_labelled(arm, summaries[arm.name], scenario, two_drugs) for arm in arms]
+    dataset = xr.concat(parts, "arm", join="outer", fill_value={"dose_share": 0.0, "second_dose_share": 0.0})
     dataset.attrs = {"scenario": scenario.trial.name, "landmark": scenario.landmark}
     return dataset
 
@@ -156,7 +158,7 @@ def summary_table(dataset: xr.Dataset) -> pd.DataFrame:
         if {"endpoint_2", "visit_2"} & set(variable.dims):
             continue
         table = variable.to_dataframe("value").reset_index()
-        label = {"endpoint", "quantile", "dose_mg"} & set(table.columns)
+        label = {"endpoint", "quantile", "dose_mg", "second_dose_mg"} & set(table.columns)
         table["of"] = table[label.pop()].astype(str) if label else ""
         rows.append(table.assign(quantity=name, unit=variable.attrs["units"]))
     table = pd.concat(rows).dropna(subset="value")
@@ -167,7 +169,7 @@ def summary_table(dataset: xr.Dataset) -> pd.DataFrame:
     return table.sort_values(["arm", "visit"], kind="stable", na_position="first", ignore_index=True)[columns]
 
 
-def _labelled(planned: PlannedArm, s: streaming.Summary, scenario: Scenario) -> xr.Dataset:
+def _labelled(planned: PlannedArm, s: streaming.Summary, scenario: Scenario, two_drugs: bool) -> xr.Dataset:
     import xarray as xr
 
     share, covariance = streaming.event_shares(s)
@@ -193,8 +195,18 @@ def _labelled(planned: PlannedArm, s: streaming.Summary, scenario: Scenario) -> 
     plan = planned.arm.protocol
     ladder = np.concatenate([[0.0], planned.arm.rule.levels_mg if plan is None else protocol.doses_mg(plan.stages)])
     given = (np.arange(len(ladder)) == 0) | (ladder > 0)  # a placebo's only level may be 0 mg
-    doses = np.concatenate([np.full((1, given.sum()), np.nan), s.doses[:, given] / s.patients])
-    variables["dose_share"] = (("visit", "dose_mg"), doses, "", "share of patients on this daily dose before the visit")
+
+    def share_on(counted: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.full((1, counted.shape[1]), np.nan), counted / s.patients])
+
+    words = "share of patients on this daily dose before the visit"
+    variables["dose_share"] = (("visit", "dose_mg"), share_on(s.doses[:, : len(ladder)][:, given]), "", words)
+    coords: dict[str, tuple] = {"dose_mg": ("dose_mg", ladder[given], {"units": "mg"})}
+    if two_drugs:
+        shares = share_on(s.doses[:, len(ladder) :])
+        variables["second_dose_share"] = (("visit", "second_dose_mg"), shares, "", f"{words}, of the second drug")
+        second = np.zeros(0) if plan is None else protocol.doses_mg(plan.stages, second=True)
+        coords["second_dose_mg"] = ("second_dose_mg", second.astype(np.float64), {"units": "mg"})
     log_covariance = streaming.log_covariance(s)
     variables["log_count_covariance"] = (("visit", "visit_2"), log_covariance, "", "of the natural log of the counts")
     days, names = [0, *scenario.trial.visits_d], list(scenario.endpoint_names)
@@ -215,12 +227,14 @@ def _labelled(planned: PlannedArm, s: streaming.Summary, scenario: Scenario) -> 
             "endpoint": names,
             "endpoint_2": names,
             "quantile": list(QUANTILES),
-            "dose_mg": ("dose_mg", ladder[given], {"units": "mg"}),
+            **coords,
         },
     )
 
 
-def _arm(planned: PlannedArm, numbers: np.ndarray | range, scenario: Scenario, seed: int) -> xr.Dataset:
+def _arm(
+    planned: PlannedArm, numbers: np.ndarray | range, scenario: Scenario, seed: int, two_drugs: bool
+) -> xr.Dataset:
     import xarray as xr
 
     days = tuple(scenario.trial.visits_d)
@@ -232,6 +246,12 @@ def _arm(planned: PlannedArm, numbers: np.ndarray | range, scenario: Scenario, s
         name: (("visit", "patient")[-values.ndim :], values, {"units": units[name][0], "long_name": units[name][1]})
         for name, values in visits.items()
     }
+    if two_drugs:
+        drug = np.full((len(days), len(numbers)), planned.drug, object)
+        if planned.second_drug:
+            drug[np.concatenate([tile.second for tile in tiles], axis=-1)] = planned.second_drug
+        said = {"units": "", "long_name": "drug of which dose and concentrations are"}
+        variables["drug"] = (("visit", "patient"), drug.astype(str), said)
     hours = ("visit", HOURS_A_DAY * np.asarray(days), {"units": "h", "long_name": "time from the first dose"})
     return xr.Dataset(
         variables,

@@ -228,7 +228,7 @@ def _relapses(
     if v.stage is None or stages is None or not np.any(np.asarray(stages.relapse_below) > 0):
         no = np.zeros(n, bool)
         return np.zeros(n, np.int64), no, no
-    off = (np.asarray(stages.relapse_below) > 0)[np.asarray(v.stage)]
+    off = (np.asarray(stages.relapse_below) > 0)[np.asarray(v.stage if v.regimen is None else v.regimen)]
     entered = (off & ~np.asarray(v.dropped)).any(axis=0)
     before = np.array([0, *days[:-1]])[:, None]
     began = np.where(off, before, np.iinfo(np.int64).max).min(axis=0)

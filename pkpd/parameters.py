@@ -145,7 +145,8 @@ class Population(NamedTuple):
     """Everything random patients are drawn from; leaves scalar, or [patients] where vectors differ.
 
     ``correlation_cholesky`` [13, 13], or [patients, 13, 13], is the lower Cholesky factor of the correlation of the
-    random effects, in the order of Variability.
+    random effects, in the order of Variability. second: the same patients with the pharmacology of the second drug of
+    an arm that has two.
     """
 
     typical: Parameters
@@ -154,6 +155,7 @@ class Population(NamedTuple):
     correlation_cholesky: Array
     demography: Demography
     covariates: CovariateRatios
+    second: Any = None
 
 
 class Food(NamedTuple):
@@ -164,6 +166,7 @@ class Food(NamedTuple):
 
 
 CORRELATION = "correlation["  # and two random effects: the name of their correlation
+SECOND = "second."  # and a name: of the population with the second drug
 SD_NAMES = tuple(name + SD_SUFFIX for name in Variability._fields)
 
 
@@ -334,10 +337,13 @@ def check_parameters(values: Mapping[str, Any], where: str) -> dict[str, float]:
 
 def with_values(population: Population, values: Mapping[str, Any]) -> Population:
     """The population with leaves replaced by name, ``<name>_iiv_log_sd`` and ``correlation[A,B]`` too, each a scalar or
-    [patients].
+    [patients]. Names after ``second.`` are of the population with the second drug.
 
     Works on traced arrays, so values are not checked; an unknown name or a matrix is an InputError.
     """
+    if of_second := {name.removeprefix(SECOND): v for name, v in values.items() if name.startswith(SECOND)}:
+        population = population._replace(second=with_values(population.second, of_second))
+        values = {name: v for name, v in values.items() if not name.startswith(SECOND)}
     parts: dict[str, dict[str, Array]] = {
         part: {} for part in ("typical", "noise", "iiv_log_sd", "demography", "covariates")
     }

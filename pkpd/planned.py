@@ -11,8 +11,9 @@ import numpy as np
 
 from pkpd.parameters import Library, Population, load_library, with_values
 from pkpd.randomisation import Allocation, allocations
+from pkpd.regimens import active_drugs
 from pkpd.screening import screen_of
-from pkpd.stages import active_drug, protocol_of
+from pkpd.stages import protocol_of
 from pkpd.trial import Arm, RescueRule
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ OF_ITP = frozenset({
     "immune_log_activity", "immune_drift_log_sd", "immune_drift_time_d", "rescue_max_probability_per_week",
     "rescue_count_1e9_per_l", "non_responder_share",
 })  # fmt: skip
+NO_RESCUE = {"rescue_max_probability_per_week": 0.0}
 COMPARATOR = "hetrombopag"  # placebo patients follow this drug's rule at 0 mg
 
 
@@ -46,6 +48,7 @@ class PlannedArm(NamedTuple):
     fixed: tuple[str, ...] = ()
     ec50_ratio: Any = 1.0
     allocation: Allocation | None = None
+    second_drug: str = ""  # the other that its patients may take, of which is population.second
 
 
 def first_patients(scenario: Scenario, sizes: Sequence[int]) -> list[int]:
@@ -56,6 +59,13 @@ def first_patients(scenario: Scenario, sizes: Sequence[int]) -> list[int]:
 
 def _meal_ratio(library: Library, meal: str) -> float:
     return library.food(meal).fed_bioavailability_ratio
+
+
+def _with_ec50(population: Population, ratio: float | tuple[float, ...]) -> Population:
+    """The population with another EC50, unless that is one for each draw."""
+    if isinstance(ratio, tuple) or ratio == 1:
+        return population
+    return with_values(population, {"receptor_ec50_nM": population.typical.receptor_ec50_nM * ratio})
 
 
 def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library | None = None) -> list[PlannedArm]:
@@ -72,21 +82,18 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
     own_patients = allocations(scenario.randomisation, sizes)
     table = scenario.entry.table()
     for period, (a, first) in enumerate(zip(scenario.arms, firsts, strict=True)):
-        taken = active_drug(scenario, a)
-        drug = COMPARATOR if taken == "placebo" else taken
-        own = library
-        if own is None or (own.drug, own.disease) != (drug, disease):
-            own = load_library(drug, disease)
-        asked = {**scenario.parameters, **scenario.entry.shares}
-        fixed = set(asked)
-        population = with_values(own.population(dtype), asked)
-        if not scenario.rescue.enabled:
-            population = with_values(population, {"rescue_max_probability_per_week": 0.0})
-            fixed.add("rescue_max_probability_per_week")
+        taken, second = (*active_drugs(scenario, a), "", "")[:2]
+        own, *others = (
+            library if library and (library.drug, library.disease) == (drug, disease) else load_library(drug, disease)
+            for drug in (taken or COMPARATOR, *filter(None, [second]))
+        )
+        values = {**scenario.parameters, **scenario.entry.shares, **({} if scenario.rescue.enabled else NO_RESCUE)}
+        population, *of_second = (
+            _with_ec50(with_values(x.population(dtype), values), a.ec50_ratio) for x in (own, *others)
+        )
+        if of_second:
+            population = population._replace(second=of_second[0])
         by_rule = scenario.rescue.below_1e9_per_l
-        if not isinstance(a.ec50_ratio, tuple) and a.ec50_ratio != 1:
-            ec50 = population.typical.receptor_ec50_nM * a.ec50_ratio
-            population = with_values(population, {"receptor_ec50_nM": ec50})
         food = own.food(a.meal)
         arm = Arm(
             rule=scenario.rule(a),
@@ -105,6 +112,20 @@ def planned_arms(scenario: Scenario, dtype: Any = jnp.float32, library: Library 
             rescue=None if by_rule is None else RescueRule(np.float32(by_rule), np.int32(scenario.rescue.from_d)),
         )
         ratio = np.asarray(a.ec50_ratio) if isinstance(a.ec50_ratio, tuple) else a.ec50_ratio
-        planned = PlannedArm(a.name, a.n, first, taken, population, arm, disease, tuple(sorted(fixed)), ratio)
-        arms.append(planned._replace(allocation=own_patients[period]))
+        fixed = tuple(sorted(values))
+        arms.append(
+            PlannedArm(
+                a.name,
+                a.n,
+                first,
+                taken or "placebo",
+                population,
+                arm,
+                disease,
+                fixed,
+                ratio,
+                allocation=own_patients[period],
+                second_drug=second,
+            )
+        )
     return arms

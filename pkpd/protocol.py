@@ -18,8 +18,8 @@ from pkpd import titration
 
 WHO = ("all", "responders", "non-responders")
 ALL, RESPONDERS, NON_RESPONDERS = range(len(WHO))
-OTHERS = ("leave", "off")
-LEAVE, OFF = range(len(OTHERS))
+OTHERS = ("leave", "off", "stay")
+LEAVE, OFF, STAY_ON = range(len(OTHERS))
 AT_RELAPSE = ("stay", "restart", "leave")
 STAY, RESTART, LEAVE_AT_RELAPSE = range(len(AT_RELAPSE))
 CARRIED_ON = -1  # start level of a stage that goes on with the dose of the one before
@@ -29,12 +29,15 @@ IN_TRIAL, DROPPED_OUT, NOT_ELIGIBLE, RELAPSED = range(len(REASONS))
 
 
 class Stage(NamedTuple):
-    """One stage of an arm, or all of them with a leading axis [stages].
+    """What the patients of an arm take in a stage, or all that is possible with a leading axis [regimens].
+
+    Mostly one regimen a stage. There are more where some patients of the arm carry on as before, or have switched.
 
     rule: padded to one size by ``stacked``. start_level: index on its ladder, or ``CARRIED_ON``. dose_scale: 1, or 0
     for placebo. treated: whether the drug is given at all. who, others: codes of ``WHO`` and ``OTHERS``. relapse_below:
     count (1e9/L) below which a patient off treatment relapses, 0 for none; at_relapse: code of ``AT_RELAPSE``.
-    dose_every_d: 1 for daily doses. loading_mg for the first loading_d days of the stage.
+    dose_every_d: 1 for daily doses. loading_mg for the first loading_d days of the stage. second: whether the drug is
+    the second of the arm's two; None in an arm of one.
     """
 
     rule: titration.Rule
@@ -48,6 +51,7 @@ class Stage(NamedTuple):
     dose_every_d: Any = 1
     loading_mg: Any = 0.0
     loading_d: Any = 0
+    second: Any = None
 
 
 class Adherence(NamedTuple):
@@ -73,6 +77,10 @@ class Protocol(NamedTuple):
 
     Courses move from end to end of the segments. ends [segments]: their last days; visit [segments]: index of the visit
     that may take place on that day, -1 for none; stage_of_visit [visits]: the stage in force from that visit on.
+    stages [regimens], of which patients begin with the first. enters, others [stages, regimens]: the regimen of who
+    enters a stage, and of who stays in the trial without entering it, by the regimen before; None where all patients of
+    a stage have one regimen, of its index. switches_to [regimens]: that of who switches by rule; None where no rule
+    says so.
     early_d, late_d: days by which a visit may differ from its day, each day as likely as the others. dropout: the
     hazard is ``low_count_hazard_ratio`` times as high after a count below ``low_count_1e9_per_l``.
     """
@@ -82,6 +90,9 @@ class Protocol(NamedTuple):
     stages: Stage
     stage_of_visit: Any
     begins: Any  # [visits], bool: a stage begins with this visit
+    enters: Any = None
+    others: Any = None
+    switches_to: Any = None
     early_d: Any = 0
     late_d: Any = 0
     missed_visit_share: Any = 0.0
@@ -102,10 +113,12 @@ def segments(visits_d: Sequence[int], early_d: int, late_d: int, daily: bool) ->
     return np.array(list(ends), np.int32), np.array([possible.get(day, -1) for day in ends], np.int32)
 
 
-def doses_mg(stages: Stage) -> np.ndarray:
-    """All doses above 0 (mg, increasing) that a patient may have prescribed in any of the stages."""
+def doses_mg(stages: Stage, second: bool = False) -> np.ndarray:
+    """All doses above 0 (mg, increasing) that a patient may have prescribed of the first drug, or of the ``second``."""
     levels = np.asarray(stages.rule.levels_mg, np.float32) * np.asarray(stages.dose_scale, np.float32)[:, None]
-    return np.unique(levels[np.asarray(stages.treated, bool)][levels[np.asarray(stages.treated, bool)] > 0])
+    given = np.asarray(stages.treated, bool)
+    given = given & ((np.zeros_like(given) if stages.second is None else np.asarray(stages.second, bool)) == second)
+    return np.unique(levels[given][levels[given] > 0])
 
 
 def stacked(stages: Sequence[Stage]) -> Stage:

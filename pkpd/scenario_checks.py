@@ -16,7 +16,8 @@ from pkpd.interims import check_interims
 from pkpd.parameters import Demography
 from pkpd.patients import COVARIATES, Conditions, in_words
 from pkpd.randomisation import check_randomisation
-from pkpd.stages import active_drug, check_stages, needs_protocol, stages_of
+from pkpd.regimens import active_drugs, regimens_of
+from pkpd.stages import check_stages, check_switches, needs_protocol
 from pkpd.strata import AS_RANDOMISED
 from pkpd.tomlfile import shown
 
@@ -65,6 +66,7 @@ def _check_patients(scenario: Scenario) -> None:
         raise InputError("trial.visits_d is missing")
     _check_ages(scenario)
     check_stages(scenario.stages, scenario.trial.visits_d, scenario.arms)
+    check_switches(scenario.stages, scenario.arms)
     if scenario.screening is not None:
         _check_screening(scenario, scenario.screening)
     for index, arm in enumerate(scenario.arms, start=1):
@@ -72,8 +74,7 @@ def _check_patients(scenario: Scenario) -> None:
             raise InputError(f"arms[{index}].drug is missing")
         try:
             _check_protocol(scenario, arm)
-            active_drug(scenario, arm)
-            stages_of(scenario, arm)
+            regimens_of(scenario, arm)
         except InputError as error:
             raise InputError(f"arms[{index}] ({arm.name}): {error}") from None
 
@@ -108,7 +109,7 @@ def _check_protocol(scenario: Scenario, arm: Arm) -> None:
     if scenario.trial.design == "crossover" and needs_protocol(scenario, arm):
         raise InputError(
             "trial.design = 'crossover' has daily doses and exact visits; legal: 'parallel', or without stages, "
-            "windows, missed visits, schedules of doses, adherence and meals"
+            "windows, missed visits, schedules of doses, adherence, meals and switches"
         )
     if arm.loading_dose_mg is not None and arm.drug == "placebo":
         raise InputError("loading_dose_mg: placebo has no dose; legal: an arm with a drug")
@@ -289,7 +290,7 @@ def check_library(scenario: Scenario, where: str) -> None:
     from pkpd.parameters import load_library, with_overrides
     from pkpd.tables import schema
 
-    drugs = sorted({arm.drug for arm in scenario.arms} - {"placebo"})
+    drugs = sorted({drug for arm in scenario.arms for drug in active_drugs(scenario, arm)})
     for name in scenario.parameters if len(drugs) > 1 else ():
         if name.removesuffix("_iiv_log_sd") in schema()["drug"]:
             raise InputError(

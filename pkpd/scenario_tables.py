@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pkpd import endpoints, titration
 from pkpd.errors import InputError
 from pkpd.patients import COVARIATES, Conditions, PatientTable, as_arrays, eligible
-from pkpd.stages import Adherence, Drug, Meal, Schedule, Share, check_meals, check_visits, scheduled
+from pkpd.stages import Adherence, Drug, Meal, Schedule, Share, Switch, check_meals, check_visits, scheduled
 from pkpd.titration import Rule
 from pkpd.tomlfile import shown
 from pkpd.validated import MAX_DAY, Count, Days, List, Table, Text
@@ -88,8 +88,9 @@ class Arm(Table):
     dose_every_d: 1 for daily doses, 2 for every other day, 7 for weekly ones. loading_dose_mg: in place of the dose on
     the first ``loading_d`` days. meals: shares of the days on which a dose is taken in each way, in place of ``meal``;
     a day's meal changes the bioavailability of its dose, the absorption rates stay those of ``meal``, which leaves
-    exposure after a meal some 8% too low. ec50_ratio: EC50 of the drug in this arm, relative to the library's or a
-    draw's; by draw where ``whatif.null`` sets it.
+    exposure after a meal some 8% too low. switch_to: what patients take from the visit on at which a row of their rule
+    with ``action = "switch"`` acts. ec50_ratio: EC50 of the arm's drugs relative to the library's or a draw's; by draw
+    where ``whatif.null`` sets it.
     """
 
     name: Text
@@ -104,6 +105,7 @@ class Arm(Table):
     loading_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
     adherence: Adherence | None = None
     meals: dict[Meal, Share] = Field(default_factory=dict)
+    switch_to: Switch | None = None
     ec50_ratio: Annotated[float, Field(gt=0, le=1e6)] | tuple[float, ...] = 1.0
 
     @model_validator(mode="after")
@@ -201,7 +203,7 @@ class BandRow(Table):
     likewise.
     """
 
-    action: Literal["stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop"]
+    action: Literal["stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop", "switch"]
     above: Count | None = None
     below: Count | None = None
     state: Literal["treated", "interrupted", "any"] | None = None

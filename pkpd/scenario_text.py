@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pkpd.randomisation import Randomisation
     from pkpd.scenario import Arm, Scenario
     from pkpd.scenario_tables import Rescue
-    from pkpd.stages import StageArm
+    from pkpd.stages import StageArm, Switch, Switched
 
 
 def describe(scenario: Scenario) -> str:
@@ -91,6 +91,8 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
         rule = f", titration {arm.titration}" if arm.titration else ""
         if arm.treatment_d is not None:
             rule += ", one dose" if arm.treatment_d == 1 else f", {arm.treatment_d} days of treatment"
+        if to := arm.switch_to:
+            rule += f"; who switches: {', '.join([to.drug, *_start_and_rule(to)])}"
         lines.append(f"Arm: {arm.name}: {arm.n} patients, {arm.drug}, {dose}, {_doses(arm)}{rule}")
     return lines + _stages(scenario)
 
@@ -121,8 +123,8 @@ def _stages(scenario: Scenario) -> list[str]:
     for stage in scenario.stages:
         said = [f"days {first} to {stage.until_d}"]
         if stage.who != "all":
-            others = "leave the trial" if stage.others == "leave" else "stay off treatment"
-            said.append(f"for {stage.who} at its first visit (others {others})")
+            others = {"leave": "leave the trial", "off": "stay off treatment", "stay": "carry on as before"}
+            said.append(f"for {stage.who} at its first visit (others {others[stage.others]})")
         said += _changes(stage)
         said += [f"{name}: {', '.join(_changes(own))}" for name, own in stage.arms.items()]
         if stage.relapse_below_1e9_per_l is not None:
@@ -135,11 +137,17 @@ def _stages(scenario: Scenario) -> list[str]:
 
 def _changes(said: StageArm) -> list[str]:
     found: list[str] = [said.drug] if said.drug else []
-    found += [f"start {said.start_dose_mg:g} mg"] if said.start_dose_mg is not None else []
-    found += [f"titration {said.titration}"] if said.titration else []
+    found += _start_and_rule(said)
     found += [f"treatment {said.treatment}"] if said.treatment else []
     found += [f"a dose every {said.dose_every_d} days"] if said.dose_every_d else []
+    if said.switched:
+        found.append(f"patients on another drug: {', '.join(_start_and_rule(said.switched))}")
     return found
+
+
+def _start_and_rule(said: StageArm | Switch | Switched) -> list[str]:
+    found = [f"start {said.start_dose_mg:g} mg"] if said.start_dose_mg is not None else []
+    return [*found, f"titration {said.titration}"] if said.titration else found
 
 
 def _patients(scenario: Scenario) -> list[str]:

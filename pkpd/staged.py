@@ -2,7 +2,11 @@
 
 The same conventions and random numbers as ``trial.course``: a protocol of one stage with a daily dose and exact visits
 gives the same courses. What happens at one visit, in this order: the patient may drop out; the count is observed;
-rescue; relapse of patients off treatment; a stage begins, for whom it is meant; the dose rule in force decides.
+rescue; relapse of patients off treatment; a stage begins, for whom it is meant; the patient's dose rule decides.
+
+An arm may have a second drug, to which its patients come by a stage or by their dose rule. They take its start dose on
+the day of that visit; what is left of the first drug is then followed as an equipotent amount of the second
+(``pkpd.engine.two_drugs``). Exposures are of the drug taken, what is left of the other included in that way.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from jax import Array, lax
 from pkpd import cohort, endpoints, pharmacokinetics, random, titration, trial
 from pkpd import protocol as codes
 from pkpd.engine import grid
-from pkpd.engine.solver import solver
+from pkpd.engine.two_drugs import mover
 from pkpd.model import Form
 from pkpd.protocol import Adherence, Protocol, Stage
 
@@ -25,15 +29,16 @@ from pkpd.protocol import Adherence, Protocol, Stage
 class Status(NamedTuple):
     """Where each patient stands between two visits, all [patients].
 
-    on: whether the drug is given. stage: index of the stage in force since the day ``begun_d``. dose_mg: prescribed for
-    an administration. last_count: the last that was observed, at first the baseline. seen_d: day of that visit.
-    visit_d: day of the last visit, missed or not. missing: whether today's dose is missed. cmax_nM, auc_nM_h, taken_mg:
-    since the last visit.
+    on: whether the drug is given. stage: index of the stage in force. regimen: what the patient takes in it, index of
+    ``Protocol.stages``, since the day ``begun_d``. dose_mg: prescribed for an administration. last_count: the last that
+    was observed, at first the baseline. seen_d: day of that visit. visit_d: day of the last visit, missed or not.
+    missing: whether today's dose is missed. cmax_nM, auc_nM_h, taken_mg: since the last visit.
     """
 
     dosing: titration.Dosing
     on: Array
     stage: Array
+    regimen: Array
     begun_d: Array
     dose_mg: Array
     last_count: Array
@@ -65,7 +70,8 @@ def course(
     assert protocol is not None
     p, noise = trial.fed(patients.parameters, arm), patients.noise
     dtype, n = p.clearance_l_per_h.dtype, keys.shape[0]
-    move = solver(engine, p, form, steps)
+    other = None if patients.second is None else trial.fed(patients.second, arm)
+    move = mover(engine, p, other, form, steps)
     omega = trial.immune_activity(noise, p, keys, n_weeks, dtype)
     visit_d, missed = _attendance(protocol, keys, days)
     numbers = Numbers(
@@ -73,12 +79,13 @@ def course(
         *(random.uniform(keys, days, purpose, dtype=dtype) for purpose in ("rescue", "dropout")),
     )
 
-    def segment(loop: tuple, xs: tuple) -> tuple[tuple, Array]:
+    def segment(loop: tuple, xs: tuple) -> tuple[tuple, tuple]:
         y, s, record = loop
         before, end, v = xs
-        s, taken_mg, dose_nmol = _doses(protocol, s, p, keys, before)
-        y = move.advance(y, before, end, dose_nmol, omega)
-        now = move.read(y)
+        second = _second(protocol, s)
+        s, taken_mg, dose_nmol = _doses(protocol, s, p, other, keys, before)
+        y = move.advance(y, second, before, end, dose_nmol, omega)
+        now = move.read(y, second)
         s = s._replace(
             cmax_nM=jnp.maximum(s.cmax_nM, now.cmax_nM),
             auc_nM_h=s.auc_nM_h + now.auc_nM_h,
@@ -93,14 +100,20 @@ def course(
             return s, {name: x.at[v].set(jnp.where(here, seen[name], x[v])) for name, x in record.items()}
 
         s, record = lax.cond(v >= 0, visited, lambda s, record: (s, record), s, record)
-        return (y, s, record), taken_mg
+        if second is not None:
+            y = move.change(y, second, after := _second(protocol, s))
+            s = s._replace(cmax_nM=jnp.where(after != second, move.read(y, after).concentration_nM, s.cmax_nM))
+        return (y, s, record), (taken_mg, second)
 
     s = _start(protocol, patients.baseline_1e9_per_l, n, dtype)
     ends = jnp.asarray(protocol.ends, jnp.int32)
     segments = (jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]]), ends, jnp.asarray(protocol.visit, jnp.int32))
-    record = {name: jnp.zeros((days.shape[0], n), kind) for name, kind in _recorded(dtype).items()}
-    (_, _, record), segment_mg = lax.scan(segment, (move.start, s, record), segments)
+    record = {name: jnp.zeros((days.shape[0], n), kind) for name, kind in _recorded(protocol, dtype).items()}
+    (_, _, record), (segment_mg, segment_second) = lax.scan(segment, (move.start, s, record), segments)
     ng_per_ml = pharmacokinetics.ng_per_ml(jnp.ones((), dtype), p.molar_mass_g_per_mol)
+    if other is not None:
+        of_other = pharmacokinetics.ng_per_ml(jnp.ones((), dtype), other.molar_mass_g_per_mol)
+        ng_per_ml = jnp.where(record["second"], of_other, ng_per_ml)
     for name in ("cmax_ng_per_ml", "auc_ng_h_per_ml", "trough_ng_per_ml"):
         record[name] = record[name] * ng_per_ml
     P = record["platelets_true"]
@@ -108,6 +121,7 @@ def course(
         **record,
         visit_d=visit_d,
         segment_mg=segment_mg,
+        segment_second=segment_second,
         immune_log_activity=omega,
         baseline=patients.baseline_1e9_per_l,
         weight_kg=patients.weight_kg,
@@ -116,14 +130,21 @@ def course(
     )
 
 
-def _recorded(dtype: Any) -> dict[str, Any]:
+def _second(protocol: Protocol, s: Status) -> Array | None:
+    """Who takes the second drug [patients]; None in an arm of one."""
+    return None if protocol.stages.second is None else jnp.asarray(protocol.stages.second, bool)[s.regimen]
+
+
+def _recorded(protocol: Protocol, dtype: Any) -> dict[str, Any]:
     """What is kept of every visit, and its type."""
     numbers = (
         "platelets_true", "platelets_observed", "dose_mg", "rescue_probability", "cmax_ng_per_ml", "auc_ng_h_per_ml",
         "trough_ng_per_ml", "taken_mg",
     )  # fmt: skip
-    flags = ("interrupted", "stopped", "rescued", "dropped", "missed", "relapsed")
-    return dict.fromkeys(numbers, dtype) | dict.fromkeys(flags, bool) | {"stage": jnp.int32, "reason": jnp.int32}
+    flags = ["interrupted", "stopped", "rescued", "dropped", "missed", "relapsed"]
+    flags += ["second"] if protocol.stages.second is not None else []
+    codes_of = ["stage", "reason"] + (["regimen"] if protocol.enters is not None else [])
+    return dict.fromkeys(numbers, dtype) | dict.fromkeys(flags, bool) | dict.fromkeys(codes_of, jnp.int32)
 
 
 def _attendance(protocol: Protocol, keys: Array, days: Array) -> tuple[Array, Array]:
@@ -135,31 +156,42 @@ def _attendance(protocol: Protocol, keys: Array, days: Array) -> tuple[Array, Ar
 
 
 def _start(protocol: Protocol, baseline: Array, n: int, dtype: Any) -> Status:
-    first = _stage(protocol, 0)
+    first = _regimen(protocol, jnp.int32(0))
     dosing = titration.start(first.rule, first.start_level, n)
     no, day_0, zero = jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype)
     on = jnp.broadcast_to(jnp.asarray(first.treated, bool), (n,))
     return Status(
-        dosing=dosing, on=on, stage=day_0, begun_d=day_0, dose_mg=_prescribed(first, dosing, on, dtype),
+        dosing=dosing, on=on, stage=day_0, regimen=day_0, begun_d=day_0, dose_mg=_prescribed(first, dosing, on, dtype),
         last_count=jnp.broadcast_to(baseline, (n,)), rescued=no, relapsed=no, reason=day_0,
         seen_d=day_0, visit_d=day_0, missing=no, cmax_nM=zero, auc_nM_h=zero, taken_mg=zero,
     )  # fmt: skip
 
 
-def _stage(protocol: Protocol, index: Any) -> Stage:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], protocol.stages)
+def _regimen(protocol: Protocol, index: Array) -> Stage:
+    """The regimen of that index, or of one for each patient with patients last."""
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], protocol.stages)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), own) if jnp.ndim(index) else own
+
+
+def _started(regimen: Stage, n: int, nominal: Array) -> titration.Dosing:
+    """Dosing of n patients who start a regimen at the visit of a day of the calendar."""
+    fresh = titration.start(regimen.rule, jnp.maximum(regimen.start_level, 0), n)
+    return fresh._replace(
+        last_change_d=jnp.full_like(fresh.last_change_d, nominal),
+        top_since_d=jnp.where(fresh.top_since_d == 0, nominal, fresh.top_since_d),
+    )
 
 
 def _prescribed(stage: Stage, dosing: titration.Dosing, on: Array, dtype: Any) -> Array:
     return jnp.where(on, titration.dose_mg(stage.rule, dosing, dtype) * jnp.asarray(stage.dose_scale, dtype), 0)
 
 
-def _doses(protocol: Protocol, s: Status, p: Any, keys: Array, day: Array) -> tuple[Status, Array, Array]:
+def _doses(protocol: Protocol, s: Status, p: Any, other: Any, keys: Array, day: Array) -> tuple[Status, Array, Array]:
     """Status with today's adherence, the dose taken on each day from ``day`` to the next end (mg), and what arrives of
     it in the gut (nmol)."""
     stages, dtype = protocol.stages, s.dose_mg.dtype
     every, loading_d, loading_mg, scale = (
-        jnp.asarray(x)[s.stage] for x in (stages.dose_every_d, stages.loading_d, stages.loading_mg, stages.dose_scale)
+        jnp.asarray(x)[s.regimen] for x in (stages.dose_every_d, stages.loading_d, stages.loading_mg, stages.dose_scale)
     )
     since = day - s.begun_d
     loading = (since < loading_d) & (s.dose_mg > 0)
@@ -169,6 +201,8 @@ def _doses(protocol: Protocol, s: Status, p: Any, keys: Array, day: Array) -> tu
         dose = dose * ~s.missing
     dose = dose * (s.reason == codes.IN_TRIAL)
     arriving = pharmacokinetics.arriving_nmol(dose, p)
+    if (second := _second(protocol, s)) is not None:
+        arriving = jnp.where(second, pharmacokinetics.arriving_nmol(dose, other), arriving)
     if protocol.meals is not None:
         u = random.uniform(keys, day, "meal")
         meal = jnp.searchsorted(jnp.asarray(protocol.meals.cumulative, u.dtype), u, side="right")
@@ -219,8 +253,9 @@ def _visit(
     )
     s = _relapse(protocol, s, count, day, nominal)
     s, carries_on = _begin(protocol, s, v, day, nominal)
-    stage = _stage(protocol, protocol.stage_of_visit[v])
-    decided = titration.decide(stage.rule, s.dosing, count, nominal, *body)
+    shared = protocol.enters is None
+    regimen = _regimen(protocol, jnp.asarray(protocol.stage_of_visit)[v] if shared else s.regimen)
+    decided, action = titration.decision(regimen.rule, s.dosing, count, nominal, *body)
     acts = attends & s.on & carries_on & (s.reason == codes.IN_TRIAL)
     dosing = jax.tree.map(partial(jnp.where, acts), decided, s.dosing)
     zero = jnp.zeros_like(s.auc_nM_h)
@@ -231,17 +266,26 @@ def _visit(
         trough_ng_per_ml=now.concentration_nM, missed=inside & missed, stage=before.stage, taken_mg=s.taken_mg,
         relapsed=s.relapsed, reason=s.reason,
     )  # fmt: skip
-    s = s._replace(dosing=dosing, dose_mg=_prescribed(stage, dosing, s.on, dtype))
+    seen |= {"regimen": before.regimen, "second": _second(protocol, before)}
+    if protocol.switches_to is not None:
+        switches = acts & (action == titration.SWITCH)
+        s = s._replace(
+            regimen=jnp.where(switches, jnp.asarray(protocol.switches_to)[s.regimen], s.regimen),
+            begun_d=jnp.where(switches, day, s.begun_d),
+        )
+        regimen = _regimen(protocol, s.regimen)
+        dosing = jax.tree.map(partial(jnp.where, switches), _started(regimen, s.on.shape[0], nominal), dosing)
+    s = s._replace(dosing=dosing, dose_mg=_prescribed(regimen, dosing, s.on, dtype))
     return s._replace(cmax_nM=now.concentration_nM, auc_nM_h=zero, taken_mg=zero), seen
 
 
 def _relapse(protocol: Protocol, s: Status, count: Array, day: Array, nominal: Array) -> Status:
     """A count below the stage's limit in a patient off treatment, and what follows."""
-    limit, at_relapse = (jnp.asarray(x)[s.stage] for x in (protocol.stages.relapse_below, protocol.stages.at_relapse))
+    limit, at_relapse = (jnp.asarray(x)[s.regimen] for x in (protocol.stages.relapse_below, protocol.stages.at_relapse))
     relapses = ~s.on & ~s.relapsed & (count < limit)
     restarts = relapses & (at_relapse == codes.RESTART)
     leaves = relapses & (at_relapse == codes.LEAVE_AT_RELAPSE)
-    at_top = s.dosing.level == jnp.asarray(protocol.stages.rule.top)[s.stage]
+    at_top = s.dosing.level == jnp.asarray(protocol.stages.rule.top)[s.regimen]
     dosing = s.dosing._replace(
         interrupted=s.dosing.interrupted & ~restarts,
         stopped=s.dosing.stopped & ~restarts,
@@ -260,7 +304,9 @@ def _relapse(protocol: Protocol, s: Status, count: Array, day: Array, nominal: A
 def _begin(protocol: Protocol, s: Status, v: Array, day: Array, nominal: Array) -> tuple[Status, Array]:
     """The stage that begins with visit ``v``, if one does; and who carries on with a dose, whom its rule may change."""
     index = jnp.asarray(protocol.stage_of_visit)[v]
-    stage, begins = _stage(protocol, index), jnp.asarray(protocol.begins)[v]
+    steps = () if protocol.enters is None else (protocol.enters, protocol.others)
+    entered, other = (jnp.asarray(x)[index][s.regimen] for x in steps) if steps else (index, index)
+    stage, begins = _regimen(protocol, entered), jnp.asarray(protocol.begins)[v]
     inside = s.reason == codes.IN_TRIAL
     responds = (s.last_count >= endpoints.RESPONSE_COUNT) & ~s.rescued
     eligible = jnp.where(stage.who == codes.ALL, True, responds == (stage.who == codes.RESPONDERS))
@@ -268,19 +314,16 @@ def _begin(protocol: Protocol, s: Status, v: Array, day: Array, nominal: Array) 
     enters = begins & inside & eligible
     treated, new_start = jnp.asarray(stage.treated, bool), jnp.asarray(stage.start_level) >= 0
     starts = enters & treated & new_start
-    fresh = titration.start(stage.rule, jnp.maximum(stage.start_level, 0), s.on.shape[0])
-    fresh = fresh._replace(
-        last_change_d=jnp.full_like(fresh.last_change_d, nominal),
-        top_since_d=jnp.where(fresh.top_since_d == 0, nominal, fresh.top_since_d),
-    )
     off = begins & inside & jnp.where(eligible, ~treated, stage.others == codes.OFF)
     begun = begins & inside & ~leaves
+    stays = ~eligible & (stage.others == codes.STAY_ON)
     return (
         s._replace(
-            dosing=jax.tree.map(partial(jnp.where, starts), fresh, s.dosing),
+            dosing=jax.tree.map(partial(jnp.where, starts), _started(stage, s.on.shape[0], nominal), s.dosing),
             on=(s.on | starts) & ~off,
             stage=jnp.where(begun, index, s.stage),
-            begun_d=jnp.where(begun, day, s.begun_d),
+            regimen=jnp.where(begun, jnp.where(eligible, entered, other), s.regimen),
+            begun_d=jnp.where(begun & ~stays, day, s.begun_d),
             reason=jnp.where(leaves, codes.NOT_ELIGIBLE, s.reason),
         ),
         ~starts,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from pkpd import protocol, titration
+from pkpd import protocol
 from pkpd.errors import InputError, nearest
 from pkpd.tomlfile import shown
 from pkpd.validated import MAX_DAY, Count, Table, Text
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 HOLD = "hold"  # titration = "hold": the dose of the stage before, which no count changes any more
 Share = Annotated[float, Field(ge=0, le=1)]
-Drug = Literal["hetrombopag", "eltrombopag", "placebo"]
+Active = Literal["hetrombopag", "eltrombopag"]
+Drug = Literal[Active, "placebo"]
 Meal = Literal["fasted", "high_fat_breakfast", "meal_1h_after", "meal_2h_after"]
 ROUNDING = 1e-9
 
@@ -65,14 +66,32 @@ class Adherence(Table):
         return self
 
 
+class Switch(Table):
+    """The drug that patients take who switch by their dose rule, whose row says when (``action = "switch"``)."""
+
+    drug: Active
+    start_dose_mg: float = Field(gt=0, le=10_000)
+    titration: Text | None = None
+
+
+class Switched(Table):
+    """What a stage changes for patients who take another drug than the arm does: switched, or carried on before."""
+
+    start_dose_mg: float | None = Field(default=None, gt=0, le=10_000)
+    titration: Text | None = None
+
+
 class StageArm(Table):
-    """What a stage changes for one arm."""
+    """What a stage changes for one arm. A ``drug`` is begun by all who enter; without one, those who take another drug
+    than the arm does carry on with it, its dose and its rule, but for what ``switched`` says.
+    """
 
     drug: Drug | None = None
     start_dose_mg: float | None = Field(default=None, ge=0, le=10_000)
     titration: Text | None = None
     treatment: Literal["on", "off"] | None = None
     dose_every_d: int | None = Field(default=None, ge=1, le=MAX_DAY)
+    switched: Switched | None = None
 
 
 class StageRow(StageArm):
@@ -80,14 +99,15 @@ class StageRow(StageArm):
 
     The first stage is that of ``[[arms]]``. A later one goes on with the dose and rule of the one before, except for
     what it says itself, for all arms or in ``[stages.arms.NAME]`` for one. who: those whose last count before it is a
-    response, or is none, or all; others leave the trial, or stay in it off treatment. Off treatment a count below
-    ``relapse_below_1e9_per_l`` is a relapse: the patient stays off, restarts the last dose, or leaves.
+    response, or is none, or all; others leave the trial, or stay in it off treatment, or carry on with the drug, dose
+    and rule they had. Off treatment a count below ``relapse_below_1e9_per_l`` is a relapse: the patient stays off,
+    restarts the last dose, or leaves.
     """
 
     name: Text
     until_d: int = Field(ge=1, le=MAX_DAY)
     who: Literal["all", "responders", "non-responders"] = "all"
-    others: Literal["leave", "off"] = "leave"
+    others: Literal["leave", "off", "stay"] = "leave"
     relapse_below_1e9_per_l: Count | None = None
     at_relapse: Literal["stay", "restart", "leave"] = "stay"
     arms: dict[str, StageArm] = Field(default_factory=dict)
@@ -121,6 +141,17 @@ def check_stages(stages: Sequence[StageRow], visits_d: Sequence[int], arms: Sequ
             f"stages[{len(stages)}].until_d = {stages[-1].until_d}: the last stage ends with the last visit; "
             f"legal: {visits_d[-1]}"
         )
+
+
+def check_switches(stages: Sequence[StageRow], arms: Sequence[Arm]) -> None:
+    """InputError where a stage says something of patients on another drug than their arm's, and there are none."""
+    possible = any(arm.switch_to for arm in arms) or any(stage.others == "stay" for stage in stages)
+    for index, stage in enumerate(stages, start=1):
+        if not possible and any(said.switched for said in (stage, *stage.arms.values())):
+            raise InputError(
+                f"stages[{index}].switched: nobody takes another drug than the arm; legal: with switch_to of an arm, "
+                "or others = 'stay'"
+            )
 
 
 def _check_relapse(stage: StageRow, place: str) -> None:
@@ -163,65 +194,6 @@ def _first(own: Any, of_all: Any) -> Any:
     return of_all if own is None else own
 
 
-def active_drug(scenario: Scenario, arm: Arm) -> str:
-    """The drug that an arm takes in any of its stages, or placebo; InputError where there are two."""
-    drugs = {arm_in(scenario, arm, i)[0].drug for i in range(max(len(scenario.stages), 1))} - {"placebo"}
-    if len(drugs) > 1:
-        raise InputError(f"stages: {' and then '.join(sorted(drugs))}; legal: one drug an arm, beside placebo")
-    return drugs.pop() if drugs else "placebo"
-
-
-def stages_of(scenario: Scenario, arm: Arm) -> list[protocol.Stage]:
-    """The stages of an arm; one of them where the scenario has none. InputError, without the arm's name."""
-    found: list[protocol.Stage] = []
-    for index, row in enumerate(scenario.stages or (None,)):
-        now, said = arm_in(scenario, arm, index)
-        place = f"stages[{index + 1}]: " if row else ""
-        try:
-            found.append(_stage(scenario, now, said, row, found))
-        except InputError as error:
-            raise InputError(f"{place}{error}") from None
-    return found
-
-
-def _stage(
-    scenario: Scenario, arm: Arm, said: StageArm, row: StageRow | None, before: Sequence[protocol.Stage]
-) -> protocol.Stage:
-    treated = said.treatment != "off"
-    starts = not before or said.start_dose_mg is not None
-    if said.drug is not None and said.drug != "placebo" and not starts:
-        raise InputError(f"start_dose_mg is missing: {said.drug} begins with this stage")
-    if arm.titration == HOLD:
-        if starts:
-            raise InputError("titration = 'hold' goes on with the dose before; legal: without start_dose_mg")
-        rule = titration.held(before[-1].rule)
-    else:
-        rule = scenario.rule(arm)
-    ladder = list(map(float, rule.levels_mg))
-    if starts:
-        level = scenario.start_level(arm)
-    else:
-        level = protocol.CARRIED_ON
-        if ladder != list(map(float, before[-1].rule.levels_mg)):
-            raise InputError(
-                f"titration: its levels are not those of the stage before ({shown(list(before[-1].rule.levels_mg))}); "
-                "legal: the same levels, or start_dose_mg"
-            )
-    return protocol.Stage(
-        rule=rule,
-        start_level=np.int32(level),
-        dose_scale=np.float32(arm.drug != "placebo"),
-        treated=np.bool_(treated),
-        who=np.int32(protocol.WHO.index(row.who) if row else protocol.ALL),
-        others=np.int32(protocol.OTHERS.index(row.others) if row else protocol.LEAVE),
-        relapse_below=np.float32((row.relapse_below_1e9_per_l or 0) if row and not treated else 0),
-        at_relapse=np.int32(protocol.AT_RELAPSE.index(row.at_relapse) if row else protocol.STAY),
-        dose_every_d=np.int32(arm.dose_every_d),
-        loading_mg=np.float32(arm.loading_dose_mg or 0),
-        loading_d=np.int32((arm.loading_d or 0) if not before else 0),
-    )
-
-
 def needs_protocol(scenario: Scenario, arm: Arm) -> bool:
     """Whether anything of the arm is beyond one daily dose from visit to visit on exact days."""
     return bool(
@@ -233,6 +205,7 @@ def needs_protocol(scenario: Scenario, arm: Arm) -> bool:
         or arm.loading_d
         or arm.adherence
         or arm.meals
+        or arm.switch_to
     )
 
 
@@ -240,10 +213,13 @@ def protocol_of(
     scenario: Scenario, arm: Arm, bioavailability_ratio: Callable[[str], float]
 ) -> protocol.Protocol | None:
     """The protocol of an arm, None where no arm needs one. ``bioavailability_ratio`` gives that of a meal's name."""
+    from pkpd.regimens import regimens_of
+
     if not any(needs_protocol(scenario, a) for a in scenario.arms):
         return None
     trial = scenario.trial
-    stages = stages_of(scenario, arm)
+    found = regimens_of(scenario, arm)
+    stages = found.stages
     varies = any(s.dose_every_d > 1 or s.loading_d for s in stages) or bool(arm.adherence or arm.meals)
     ends, visit = protocol.segments(trial.visits_d, *trial.window, daily=varies)
     until = [row.until_d for row in scenario.stages] or [trial.visits_d[-1]]
@@ -256,6 +232,9 @@ def protocol_of(
         stages=protocol.stacked(stages),
         stage_of_visit=stage_of_visit.astype(np.int32),
         begins=begins,
+        enters=found.enters,
+        others=found.others,
+        switches_to=found.switches_to,
         early_d=np.int32(trial.window[0]),
         late_d=np.int32(trial.window[1]),
         missed_visit_share=np.float32(trial.missed_visit_share),

@@ -36,9 +36,10 @@ class Summary(NamedTuple):
     """Whole numbers of one arm, V visits; visit 0 is the baseline where there are V + 1. Failed patients only counted.
 
     events: patients with both of two events of ``endpoints.NAMES``. states: responding, interrupted, stopped, rescued,
-    dropped (the order of STATES). doses: on no dose, then on each level of the ladder. Histograms [.., 1 + BINS + 1],
-    the first bin below LOWEST, the last above. pairs, sums, products: of the observed counts of two visits, over the
-    patients seen at both: how many; the sum of the first's bin number about CENTRE; the sum of the product.
+    dropped (the order of STATES). doses: on no dose, on each level of the ladder, and of the second drug's. Histograms
+    [.., 1 + BINS + 1], the first bin below LOWEST, the last above. pairs, sums, products: of the observed counts of two
+    visits, over the patients seen at both: how many; the sum of the first's bin number about CENTRE; the sum of the
+    product.
     """
 
     patients: Any
@@ -61,13 +62,19 @@ HISTOGRAMS = Summary._fields[5:10]
 
 
 @partial(jax.jit, static_argnames="landmark")
-def of_tile(v: Visits, there: Array, levels_mg: Array, landmark: int) -> Summary:
-    """Summary of the first ``there`` patients of a tile; pairs, sums and products by group [groups, V + 1, V + 1]."""
+def of_tile(v: Visits, there: Array, levels_mg: Array, landmark: int, second_mg: Array | None = None) -> Summary:
+    """Summary of the first ``there`` patients of a tile; pairs, sums and products by group [groups, V + 1, V + 1].
+
+    levels_mg: of the first drug; second_mg: of the second, where the arm has one.
+    """
     use = (jnp.arange(v.failed.shape[-1]) < there) & ~v.failed
     seen, rescued = endpoints.until(landmark, v.platelets_observed, v.rescued)
     events = (endpoints.events(seen, v.baseline, rescued) & use).astype(jnp.int32)
     by_visit = (endpoints.response(v.platelets_observed, v.rescued), v.interrupted, v.stopped, v.rescued, v.dropped)
-    given = jnp.concatenate([(v.dose_mg == 0)[None], (v.dose_mg == levels_mg[:, None, None]) & (v.dose_mg > 0)])
+    takes = v.dose_mg > 0
+    given = [(v.dose_mg == 0)[None], (v.dose_mg == levels_mg[:, None, None]) & takes]
+    if second_mg is not None and v.second is not None:
+        given = [given[0], given[1] & ~v.second, (v.dose_mg == second_mg[:, None, None]) & takes & v.second]
     observed = jnp.concatenate([v.baseline[None], v.platelets_observed])
     true = jnp.concatenate([v.baseline_true[None], v.platelets_true])
     there_too = use & ~jnp.isnan(observed)
@@ -79,7 +86,7 @@ def of_tile(v: Visits, there: Array, levels_mg: Array, landmark: int) -> Summary
         ((jnp.arange(len(use)) < there) & v.failed).sum(),
         events @ events.T,
         jnp.stack([(x & use).sum(-1) for x in by_visit]),
-        (given & use).sum(-1).T,
+        (jnp.concatenate(given) & use).sum(-1).T,
         _histogram(observed, use),
         _histogram(true, use),
         _histogram(v.cmax_ng_per_ml, use),
@@ -126,11 +133,14 @@ def summarise(
     """
 
     def reduce(v: Visits, there: int) -> Summary:
+        second = None
         if arm.protocol is not None:
             levels = jnp.asarray(protocol.doses_mg(arm.protocol.stages), v.dose_mg.dtype)
+            if v.second is not None:
+                second = jnp.asarray(protocol.doses_mg(arm.protocol.stages, second=True), v.dose_mg.dtype)
         else:
             levels = jnp.asarray(arm.rule.levels_mg, v.dose_mg.dtype) * jnp.asarray(arm.dose_scale, v.dose_mg.dtype)
-        return of_tile(v, there, levels, landmark)
+        return of_tile(v, there, levels, landmark, second)
 
     total: Summary | None = None
     for part in over_tiles(reduce, people, arm, days, seed, form, steps, engine):

@@ -3,7 +3,7 @@
 A rule is a table. At a visit its rows are read from the top; the first row whose conditions all hold acts,
 and no other row does at that visit. Thresholds are strict: "above 250" is not met by 250. A step beyond an
 end of the ladder changes nothing. All functions are elementwise over patients and may run inside ``jit`` and
-``scan`` with a traced day.
+``scan`` with a traced day. To switch changes nothing here: another rule takes over (``pkpd.staged``).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 from pkpd.engine.fusion import once
 from pkpd.errors import InputError, nearest
 
-ACTIONS = ("none", "stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop")
-NONE, STOP, INTERRUPT, RESUME, RESUME_LOWER, DOWN, UP, DOWN_OR_STOP = range(len(ACTIONS))
+ACTIONS = ("none", "stop", "interrupt", "resume", "resume_lower", "down", "up", "down_or_stop", "switch")
+NONE, STOP, INTERRUPT, RESUME, RESUME_LOWER, DOWN, UP, DOWN_OR_STOP, SWITCH = range(len(ACTIONS))
 _WORDS = (
     "no change", "stop for good", "interrupt", "resume at the same level", "resume one level lower",
-    "one level down", "one level up", "one level down, from the lowest stop",
+    "one level down", "one level up", "one level down, from the lowest stop", "switch to the second drug",
 )  # fmt: skip
 OF_PATIENTS = (("weight_from_kg", "weight_below_kg"), ("age_from_y", "age_below_y"))  # whom a row concerns
 NEVER = 2**30  # a day later than any visit: no spell at the top level
@@ -54,7 +54,8 @@ class Band(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule as arrays: levels_mg [levels]; all other fields [rows], in the order of reading.
+    """A rule as arrays: levels_mg [levels]; all other fields [rows], in the order of reading. Where patients follow
+    rules of their own, each has a last axis of patients.
 
     weight_from_kg, weight_below_kg: None where no row asks for a weight; ages likewise. top: index of the top level
     where the ladder is padded beyond it, else None.
@@ -212,13 +213,25 @@ def decide(
 
     A count that is NaN, as of a patient who has left, meets no condition: the dose stays as it is.
     """
+    return decision(rule, dosing, count, day, weight_kg, age_y)[0]
+
+
+def decision(
+    rule: Rule,
+    dosing: Dosing,
+    count: jax.Array,
+    day: int | jax.Array,
+    weight_kg: jax.Array | None = None,
+    age_y: jax.Array | None = None,
+) -> tuple[Dosing, jax.Array]:
+    """As ``decide``, and which action [patients] acted."""
     count = jnp.asarray(count)
     day = jnp.asarray(day, jnp.int32)
     top = top_level(rule)
     above, below = (jnp.asarray(limit, count.dtype) for limit in (rule.above, rule.below))
     spell_days = jnp.asarray(rule.min_days_at_top_below, jnp.int32)
     # A count at or above the limit of the top-level row starts the spell anew and lies outside it.
-    limit = jnp.max(jnp.where(spell_days > 0, below, -jnp.inf), initial=-jnp.inf)
+    limit = jnp.max(jnp.where(spell_days > 0, below, -jnp.inf), axis=0, initial=-jnp.inf)
     was_at_top = (dosing.level == top) & ~dosing.interrupted & ~dosing.stopped
     since = jnp.where(was_at_top, jnp.where(count < limit, dosing.top_since_d, day), NEVER)
 
@@ -247,18 +260,20 @@ def decide(
     interrupted = (dosing.interrupted | (action == INTERRUPT)) & ~resumes & ~stopped
     changed = (level != dosing.level) | (interrupted != dosing.interrupted) | (stopped != dosing.stopped)
     is_at_top = (level == top) & ~interrupted & ~stopped
-    return Dosing(
+    after = Dosing(
         level=level,
         interrupted=interrupted,
         stopped=stopped,
         last_change_d=jnp.where(changed, day, dosing.last_change_d),
         top_since_d=jnp.where(is_at_top, jnp.where(was_at_top, since, day), NEVER),
     )
+    return after, action
 
 
 def dose_mg(rule: Rule, dosing: Dosing, dtype: Any = jnp.float32) -> jax.Array:
     """Daily dose now given, mg [patients]: the level's, or 0 while interrupted and after a stop."""
-    level = jnp.asarray(rule.levels_mg, dtype)[dosing.level]
+    levels = jnp.asarray(rule.levels_mg, dtype)
+    level = levels[dosing.level] if levels.ndim == 1 else jnp.take_along_axis(levels, dosing.level[None], axis=0)[0]
     return jnp.where(dosing.interrupted | dosing.stopped, jnp.zeros((), dtype), level)
 
 
@@ -339,7 +354,8 @@ def _check_band(where: str, band: Band) -> None:
         low, high = getattr(band, name), getattr(band, other)
         if not (_number(low) and 0 <= low < high):
             raise InputError(f"{where}: {name} = {low:g} must be at least 0 and below {other} = {high:g}")
-    needed = {"resume": True, "resume_lower": True, "stop": band.while_interrupted}.get(band.action, False)
+    either = dict.fromkeys(("stop", "switch"), band.while_interrupted)
+    needed = {"resume": True, "resume_lower": True, **either}.get(band.action, False)
     if band.while_interrupted is not needed:
         raise InputError(f"{where}: action {band.action!r} needs while_interrupted = {str(needed).lower()}")
     if band.min_days_at_top_below and (not math.isfinite(band.below) or band.while_interrupted is True):

@@ -84,10 +84,12 @@ class Visits(NamedTuple):
 
     dose_mg, interrupted, stopped, cmax, auc: of the interval that ends at the visit. rescued: True from the visit of
     the rescue on. dropped: True from the first visit after the patient left on, with observed counts NaN. trough: at
-    the visit. The fields from ``visit_d`` to ``segment_mg`` are those of an arm with a protocol: day on which the visit
-    takes place, whether it was missed, index of the stage that ends with it, dose taken since the last visit in all,
-    whether the patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment.
-    baseline: the count at entry, as ``screened`` measured it where there was a screening, else the true one.
+    the visit. The fields from ``visit_d`` to ``segment_second`` are those of an arm with a protocol: day on which the
+    visit takes place, whether it was missed, index of the stage that ends with it, dose taken since the last visit in
+    all, whether the patient had relapsed, code of ``protocol.REASONS``; and the dose taken on each day of each segment.
+    regimen: before the visit, index of ``Protocol.stages``; None where it is that of the stage. second, segment_second:
+    whether what is said of an interval is of the arm's second drug; None in an arm of one. baseline: the count at
+    entry, as ``screened`` measured it where there was a screening, else the true one.
     """
 
     platelets_true: Array
@@ -112,6 +114,9 @@ class Visits(NamedTuple):
     relapsed: Array | None = None
     reason: Array | None = None
     segment_mg: Array | None = None  # [segments, patients]
+    regimen: Array | None = None
+    second: Array | None = None
+    segment_second: Array | None = None  # [segments, patients]
     covariates: Any = None  # [covariates, patients], bool, in the order of CovariateRatios
     age_y: Any = None  # [patients], where it is drawn
     screened: Screened | None = None
@@ -194,6 +199,9 @@ def simulate_tile(
     are static. ``simulate`` takes any number.
     """
     patients = drawn(population, keys, arm.baseline_below, arm.table, arm.screen, arm.limits)
+    if population.second is not None:  # the same keys: the same patients
+        other = drawn(population.second, keys, arm.baseline_below, arm.table, arm.screen, arm.limits)
+        patients = patients._replace(second=other.parameters)
     if arm.period is not None:
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, PERIODS + jnp.asarray(arm.period, jnp.uint32))
     return course(patients, arm, keys, days, n_weeks, form, steps, engine)

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from pkpd import titration
+from pkpd.regimens import regimens_of
 from pkpd.scenario_text import describe
 from pkpd.stages import arm_in
 
@@ -24,6 +25,7 @@ ACTION_WORDS = {
     "down": "one level down",
     "up": "one level up",
     "down_or_stop": "one level down, from the lowest stop",
+    "switch": "switch to the second drug",
 }
 QUANTITY_WORDS = {
     "response_any": "response at least once",
@@ -45,6 +47,11 @@ QUANTITY_WORDS = {
     "cmax_at_end_ng_per_ml": "Cmax at the end",
     "auc_at_end_ng_h_per_ml": "AUC of the last interval",
     "trough_at_end_ng_per_ml": "trough at the end",
+    "second_drug_at_end": "on the second drug at the end",
+    "second_dose_at_end_mg": "dose at the end, second drug",
+    "second_cmax_at_end_ng_per_ml": "Cmax at the end, second drug",
+    "second_auc_at_end_ng_h_per_ml": "AUC of the last interval, second drug",
+    "second_trough_at_end_ng_per_ml": "trough at the end, second drug",
     "width_interval": "mean width of the interval",
     "coverage_interval": "coverage of the interval",
     "patients": "patients entered until all comparisons ended",
@@ -122,6 +129,7 @@ def treatment(design: Scenario, arm: Arm) -> str:
     titrated = len(design.rule(arm).action) > 0
     words = f"{arm.drug} {'from ' if titrated else ''}{arm.start_dose_mg:g} mg{', titrated' if titrated else ''}"
     words += f" every {arm.dose_every_d} days" if arm.dose_every_d > 1 else ""
+    words += f", switch to {arm.switch_to.drug} from {arm.switch_to.start_dose_mg:g} mg" if arm.switch_to else ""
     meal = meal_words(" or ".join(arm.meals) or arm.meal)
     return words if meal == "fasted" else f"{words}, {meal}"
 
@@ -169,8 +177,8 @@ def protocols(design: Scenario) -> list[Protocol]:
         return []
     followed: dict[str, dict[str, None]] = {}
     for arm in design.arms:
-        for index in range(max(len(design.stages), 1)):
-            name = arm_in(design, arm, index)[0].titration
+        for regimen in regimens_of(design, arm).regimens:
+            name = regimen.titration
             if name is None and design.titration:
                 name = next(iter(design.titration))
             if name in design.titration:

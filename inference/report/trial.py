@@ -231,11 +231,12 @@ def fixed_values(design: Scenario, draws: Mapping[str, np.ndarray]) -> dict[str,
 
     arms = planned_arms(design)
     found: dict[str, list[dict[str, Any]]] = {}
-    for a in [a for a in arms if a.drug != "placebo"] or arms[:1]:  # placebo patients have the same disease
-        drug = COMPARATOR if a.drug == "placebo" else a.drug
+    taken = [(a, drug) for a in arms for drug in (a.drug, a.second_drug) if drug not in ("", "placebo")]
+    for a, drug in taken or [(arms[0], COMPARATOR)]:  # placebo patients have the same disease
         if drug in found:
             continue
-        library, drawn = load_library(drug, a.disease), set(values_of(NEW, a, COMPARATOR, draws))
+        library, only = load_library(drug, a.disease), a._replace(drug=drug, second_drug="")
+        drawn = set(values_of(NEW, only, COMPARATOR, draws))
         groups = (library.entries, library.sd_entries, library.demography_entries, library.covariate_entries)
         rows = []
         for name, e in ((name, e) for group in groups for name, e in group.items() if name not in drawn):

@@ -153,8 +153,9 @@ def _of_patients(design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequen
     groups: dict[str, list[np.ndarray]] = {}
     for a in treated:
         meal = "" if a.meal == "fasted" else f", {meal_words(a.meal)}"
-        for dose, measures in exposure(a).items():
-            groups.setdefault(f"{a.drug} {dose:g} mg{meal}", []).append(measures)
+        for second, drug in enumerate(filter(None, (a.drug, a.second_drug))):
+            for dose, measures in exposure(a, bool(second)).items():
+                groups.setdefault(f"{drug} {dose:g} mg{meal}", []).append(measures)
     if groups:
         joined = {name: np.concatenate(parts, axis=1) for name, parts in groups.items()}
         made["exposure"] = plots_trial.exposure(joined), "Cmax, AUC and trough by dose"
@@ -173,7 +174,7 @@ def _of_response_and_overshoot(
     days, colours = np.array(design.trial.visits_d), plots_trial.palette(arms)
     for i, a in enumerate(arms[:MOST_SWIMMERS], 1):
         shown = f"{min(plots_swimmers.SWIMMERS, a.patients)} virtual patients of {a.name}: doses, responses and events"
-        made[f"swimmers-{i}"] = plots_swimmers.swimmers(a, days, colours[a.drug]), shown
+        made[f"swimmers-{i}"] = plots_swimmers.swimmers(a, days, colours[a.drug], colours.get(a.second_drug)), shown
     said = [f"{r['arm']}: {100 * r['response']:.0f}% against {100 * r['above_250']:.0f}%" for r in overshoot]
     drawn = plots_trial.overshoot(overshoot, words(design.endpoint_names[0]))
     made["overshoot"] = drawn, "Response against counts above 250; " + ", ".join(said)

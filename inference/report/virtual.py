@@ -47,6 +47,7 @@ class Courses(NamedTuple):
     cmax_ng_per_ml: Floats
     auc_24h_ng_h_per_ml: Floats
     trough_ng_per_ml: Floats
+    second: Bools  # whether dose and exposure are of the arm's second drug
 
 
 class Relapse(NamedTuple):
@@ -70,6 +71,7 @@ class VirtualArm(NamedTuple):
     rates: Floats
     whole: bool
     simulated: int
+    second_drug: str = ""
     n: int = 0
     relapse: Relapse | None = None
 
@@ -129,7 +131,7 @@ def _simulated(
     courses = Courses(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
     off = [np.concatenate(x).reshape(n_trials, each) for x in zip(*relapses, strict=True)]
     relapse = Relapse(*off) if off else None
-    return VirtualArm(a.name, a.drug, meal, courses, responders / each, each == a.n, total, a.n, relapse)
+    return VirtualArm(a.name, a.drug, meal, courses, responders / each, each == a.n, total, a.second_drug, a.n, relapse)
 
 
 def _relapses(a: PlannedArm, v: trial.Visits, days: Sequence[int]) -> list[Relapse]:
@@ -148,7 +150,7 @@ def _courses(v: trial.Visits, response: Bools, days: np.ndarray, own: np.ndarray
     auc = np.asarray(v.auc_ng_h_per_ml) / length
     found = (
         v.baseline, v.platelets_observed, v.dose_mg, v.interrupted, v.stopped, v.rescued, v.dropped, relapsed, response,
-        v.cmax_ng_per_ml, auc, v.trough_ng_per_ml,
+        v.cmax_ng_per_ml, auc, v.trough_ng_per_ml, np.zeros_like(v.rescued) if v.second is None else v.second,
     )  # fmt: skip
     return Courses(*(np.asarray(x)[..., own] for x in found))
 
@@ -163,15 +165,19 @@ def count_quantiles(c: Courses, q: tuple[float, ...]) -> Floats:
     return np.stack([np.quantile(x, q) if len(x) else np.full(len(q), np.nan) for x in seen], axis=1)
 
 
-def states(c: Courses, levels_mg: np.ndarray) -> Floats:
-    """Share of patients [4 + levels, visits] in each interval: left, stopped, interrupted, no drug, at each level."""
+def states(c: Courses, levels_mg: np.ndarray, second_mg: np.ndarray | None = None) -> Floats:
+    """Share of patients [4 + levels, visits] in each interval: left, stopped, interrupted, no drug, at each level, and
+    at each of ``second_mg`` of the second drug."""
     left = np.concatenate([np.zeros_like(c.dropped[:1]), c.dropped[:-1]])
     stopped = c.stopped & ~left
     interrupted = c.interrupted & ~left & ~stopped
-    level = np.argmin(np.abs(c.dose_mg[..., None] - levels_mg), axis=-1)
     takes = (c.dose_mg > 0) & ~left
     none = ~(left | stopped | interrupted | takes)
-    rows = [left, stopped, interrupted, none, *(takes & (level == i) for i in range(len(levels_mg)))]
+    rows = [left, stopped, interrupted, none]
+    for second, ladder in (False, levels_mg), (True, second_mg):
+        if ladder is not None and len(ladder):
+            level = np.argmin(np.abs(c.dose_mg[..., None] - ladder), axis=-1)
+            rows += [takes & (c.second == second) & (level == i) for i in range(len(ladder))]
     return np.stack(rows).mean(axis=-1)
 
 
@@ -180,12 +186,13 @@ def days_above(c: Courses, days: np.ndarray, limit: float) -> Floats:
     return np.diff(days, prepend=0) @ (np.nan_to_num(c.platelets) > limit)
 
 
-def exposure(arm: VirtualArm) -> dict[float, Floats]:
-    """By dose (mg): Cmax, daily AUC and trough [3, patients] of each patient's last interval on it."""
+def exposure(arm: VirtualArm, second: bool = False) -> dict[float, Floats]:
+    """By dose (mg) of the first drug, or of the second: Cmax, daily AUC and trough [3, patients] of each patient's last
+    interval on it."""
     c, found = arm.courses, {}
-    last = len(c.dose_mg) - 1
-    for dose in np.unique(c.dose_mg[c.dose_mg > 0]):
-        on = c.dose_mg == dose
+    last, own = len(c.dose_mg) - 1, (arm.courses.dose_mg > 0) & (arm.courses.second == second)
+    for dose in np.unique(c.dose_mg[own]):
+        on = own & (c.dose_mg == dose)
         who = np.flatnonzero(on.any(axis=0))
         at = last - np.argmax(on[::-1, who], axis=0)
         measures = (c.cmax_ng_per_ml, c.auc_24h_ng_h_per_ml, c.trough_ng_per_ml)

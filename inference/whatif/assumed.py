@@ -122,10 +122,11 @@ def _inside(x: float, value: float, field: Field) -> float:
 def _of_library(design: Scenario, draws: Draws) -> Iterator[Assumed]:
     arms = planned_arms(design)
     seen: set[str] = set()
-    for a in [a for a in arms if a.drug != "placebo"] or arms[:1]:
-        drug = COMPARATOR if a.drug == "placebo" else a.drug
+    taken = [(a, drug) for a in arms for drug in (a.drug, a.second_drug) if drug not in ("", "placebo")]
+    for a, drug in taken or [(arms[0], COMPARATOR)]:  # placebo patients have the same disease
         library = load_library(drug, a.disease)
-        replaced = set(values_of(NEW, a, COMPARATOR, draws)) | set(a.fixed)
+        only = a._replace(drug=drug, second_drug="")
+        replaced = set(values_of(NEW, only, COMPARATOR, draws)) | set(a.fixed)
         for name, entry in _entries(library):
             own = name.removesuffix(SD_SUFFIX) in schema()["drug"]
             key = f"{drug}.{name}" if own and drug != COMPARATOR else name

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "ID", "TIME", "AMT", "II", "ADDL", "EVID", "DV", "MDV", "ARM", "VISIT", "DOSE", "RESCUED", "BLPLT", "WT",
 )  # fmt: skip
+DRUGS = {"hetrombopag": 1, "eltrombopag": 2}
 MISSING = "."  # as NONMEM has it
 HOURS_A_DAY = 24
 
@@ -36,34 +37,43 @@ def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed
     ID: number of the patient from 1. TIME: hours from the first dose; a count at the time of a dose comes before it.
     AMT: mg, of doses (EVID 1) with II hours between ADDL more of them. DV: observed count, 1e9/L (EVID 0); MDV 1 where
     a visit has none. ARM: number of the arm from 1. VISIT: number of the visit, 0 at baseline. DOSE: mg prescribed
-    before the visit. RESCUED: 1 from the visit of the rescue on. BLPLT: baseline count. WT: kg. nan is written as ".".
-    After a screening its counts stand in place of the baseline: VISIT -1 is the last of them, TIME is at most 0, and
-    BLPLT is what the scenario's criterion reads of them.
+    before the visit. RESCUED: 1 from the visit of the rescue on. BLPLT: baseline count. WT: kg. Where an arm has two
+    drugs, DRUG: 1 for hetrombopag, 2 for eltrombopag, of AMT or DOSE. nan is written as ".". After a screening its
+    counts stand in place of the baseline: VISIT -1 is the last of them, TIME is at most 0, and BLPLT is what the
+    scenario's criterion reads of them.
     InputError where the run has no such trial.
     """
     from inference.trials import courses, numbers_of
 
     check_number(design, number)
     parts = []
-    for index, a in enumerate(planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32), start=1):
+    arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
+    columns = [*COLUMNS, "DRUG"] if any(a.second_drug for a in arms) else list(COLUMNS)
+    for index, a in enumerate(arms, start=1):
         first, own = 0, numbers_of(a, draws, seed)
         for _, trials, v in courses(design, a, draws, 1, seed, engine, number):
             ids = own(trials, first + np.arange(len(trials))) + 1
             parts.append(_records(design, a, v, ids).assign(ARM=index))
             first += len(trials)
     whole = pd.concat(parts, ignore_index=True)
-    return whole.sort_values(["ID", "TIME", "EVID"], kind="stable", ignore_index=True)[list(COLUMNS)]
+    return whole.sort_values(["ID", "TIME", "EVID"], kind="stable", ignore_index=True)[columns]
 
 
 def _records(design: Scenario, a: PlannedArm, v: Visits, ids: np.ndarray) -> pd.DataFrame:
     """Counts and doses of the patients of a tile, whose ``ids`` increase."""
     same = {"BLPLT": np.asarray(v.baseline, np.float64), "WT": np.asarray(v.weight_kg, np.float64)}
-    whole = pd.concat([_counts(design, v, ids), _doses(design, a, v, ids)], ignore_index=True)
+    whole = pd.concat([_counts(design, a, v, ids), _doses(design, a, v, ids)], ignore_index=True)
     patient = np.searchsorted(ids, whole["ID"].to_numpy())
     return whole.assign(**{name: values[patient] for name, values in same.items()})
 
 
-def _counts(design: Scenario, v: Visits, ids: np.ndarray) -> pd.DataFrame:
+def _drug(a: PlannedArm, second: np.ndarray) -> np.ndarray:
+    """Number of the drug, 0 for placebo, from whether it is the arm's second."""
+    first, other = (DRUGS.get(name, 0) for name in (a.drug, a.second_drug))
+    return np.where(second, other, first)
+
+
+def _counts(design: Scenario, a: PlannedArm, v: Visits, ids: np.ndarray) -> pd.DataFrame:
     """The baseline, or the counts of a screening, and every visit until the patient leaves."""
     days = np.broadcast_to(np.asarray(design.trial.visits_d)[:, None], v.dose_mg.shape)
     before_d, before, numbers = [0], np.asarray(v.baseline)[None], [0]
@@ -75,10 +85,14 @@ def _counts(design: Scenario, v: Visits, ids: np.ndarray) -> pd.DataFrame:
     count = np.concatenate([before, np.asarray(v.platelets_observed)]).astype(np.float64)
     zero = np.zeros(before.shape)
     kept = np.concatenate([np.ones(before.shape, bool), ~np.asarray(v.dropped)])
+    second = np.zeros(count.shape, bool)
+    if v.second is not None:
+        second[-len(v.second) :] = v.second
     visit = np.broadcast_to(np.array([*numbers, *range(1, 1 + len(days))])[:, None], count.shape)
     columns = {
         "ID": np.broadcast_to(ids, count.shape), "TIME": day * HOURS_A_DAY, "DV": count, "MDV": np.isnan(count) * 1,
         "VISIT": visit, "DOSE": np.concatenate([zero, v.dose_mg]), "RESCUED": np.concatenate([zero, v.rescued]),
+        "DRUG": _drug(a, second),
     }  # fmt: skip
     rows = pd.DataFrame({name: values[kept] for name, values in columns.items()})
     return rows.assign(EVID=0, AMT=np.nan, II=np.nan, ADDL=np.nan)
@@ -92,7 +106,9 @@ def _doses(design: Scenario, a: PlannedArm, v: Visits, ids: np.ndarray) -> pd.Da
         assert v.segment_mg is not None
         ends, mg = np.asarray(a.arm.protocol.ends), np.asarray(v.segment_mg)
     starts = np.concatenate([[0], ends[:-1]])
-    new = np.concatenate([np.ones((1, len(ids)), bool), mg[1:] != mg[:-1]])
+    second = np.zeros(mg.shape, bool) if v.segment_second is None else np.asarray(v.segment_second)
+    drug = _drug(a, second)
+    new = np.concatenate([np.ones((1, len(ids)), bool), (mg[1:] != mg[:-1]) | (drug[1:] != drug[:-1])])
     rows = []
     for i, person in enumerate(ids):
         begins = np.flatnonzero(new[:, i])
@@ -100,7 +116,9 @@ def _doses(design: Scenario, a: PlannedArm, v: Visits, ids: np.ndarray) -> pd.Da
         days = last - starts[begins]
         for k, segment in enumerate(begins):
             if mg[segment, i] > 0:
-                rows.append((person, float(starts[segment] * HOURS_A_DAY), float(mg[segment, i]), int(days[k]) - 1))
-    found = pd.DataFrame(rows, columns=["ID", "TIME", "AMT", "ADDL"]).astype(np.float64).astype({"ID": ids.dtype})
+                start_h, amount = float(starts[segment] * HOURS_A_DAY), float(mg[segment, i])
+                rows.append((person, start_h, amount, int(days[k]) - 1, drug[segment, i]))
+    columns = ["ID", "TIME", "AMT", "ADDL", "DRUG"]
+    found = pd.DataFrame(rows, columns=columns).astype(np.float64).astype({"ID": ids.dtype, "DRUG": int})
     fixed = {"II": HOURS_A_DAY, "EVID": 1, "DV": np.nan, "MDV": 1, "VISIT": np.nan, "DOSE": np.nan, "RESCUED": np.nan}
     return found.assign(**fixed)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pkpd import outcomes, protocol
 from pkpd.estimands import Estimand, Read, read
+from pkpd.regimens import active_drugs
 from pkpd.trial import Visits
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ AT_THE_END = {
     "dose_at_end_mg": "dose_mg", "cmax_at_end_ng_per_ml": "cmax_ng_per_ml", "auc_at_end_ng_h_per_ml": "auc_ng_h_per_ml",
     "trough_at_end_ng_per_ml": "trough_ng_per_ml",
 }  # fmt: skip
+SECOND = "second_"  # and one of these: of patients who take the second drug of their arm; the others take the first
 # Of the count at entry (1e9/L): as measured and true, means; the mean of the logarithm of their ratio, which is what
 # regresses to the mean; and how many were screened for each patient who entered.
 OF_SCREENING = ("baseline_measured", "baseline_true", "log_ratio_baseline_true_to_measured", "screened_per_patient")
@@ -71,6 +73,8 @@ def names(design: Scenario) -> tuple[str, ...]:
     if design.screening is not None:
         found += OF_SCREENING
     found += ["response_at_end", "in_trial_at_end", "stopped_by_rule", *AT_THE_END]
+    if any(len(active_drugs(design, arm)) > 1 for arm in design.arms):
+        found += ["second_drug_at_end", *(SECOND + name for name in AT_THE_END)]
     return (*found, *(f"{name}_{window.name}" for window in windows(design) for name in names_of_stage(window)))
 
 
@@ -84,6 +88,7 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
     everybody, stays = np.ones(n, bool), ~np.asarray(v.dropped)[-1]
     if v.reason is not None:
         stays &= np.asarray(v.reason)[-1] == protocol.IN_TRIAL
+    second = np.zeros(n, bool) if v.second is None else np.asarray(v.second)[-1]
     r, days = read(v, ALL_RESCUE_COMPOSITE), design.trial.visits_d
     stages = a.arm.protocol.stages if a.arm.protocol is not None else None
     found = []
@@ -99,8 +104,11 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
             found.append((_screened(v)[name], everybody))
         elif name == "stopped_by_rule":
             found.append((np.asarray(v.stopped)[-1], everybody))
-        elif name in AT_THE_END:
-            found.append((np.asarray(getattr(v, AT_THE_END[name]))[-1], stays))
+        elif name == "second_drug_at_end":
+            found.append((second, stays))
+        elif (of := name.removeprefix(SECOND)) in AT_THE_END:
+            own = second if of != name else ~second
+            found.append((np.asarray(getattr(v, AT_THE_END[of]))[-1], stays & own))
         elif name == "time_to_relapse_d":
             time = outcomes.outcome("time_to_relapse", v, r, days, len(days), stages)
             found.append((time.value, time.present & np.asarray(time.event, bool)))

@@ -28,12 +28,15 @@ class Reading(NamedTuple):
 class Solver(NamedTuple):
     """A solver for one batch. ``advance(y, first_day, day, dose_nmol, omega)`` moves to the dose time of ``day``.
 
-    dose_nmol [patients] arrives on each of these days; omega [weeks, patients] is the immune log activity.
+    dose_nmol [patients] arrives on each of these days; omega [weeks, patients] is the immune log activity. unpack,
+    pack: what the solver moves as a pytree whose leaves are [patients], and back.
     """
 
     start: Any
     advance: Callable[[Any, Array, Array, Array, Array], Any]
     read: Callable[[Any], Reading]
+    unpack: Callable[[Any], Any] = lambda y: y
+    pack: Callable[[Any], Any] = lambda y: y
 
 
 class Stepper(NamedTuple):
@@ -144,7 +147,10 @@ def _kernel(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solv
     def read(y: groups.Packed) -> Reading:
         return Reading(*(leaf[:n] for leaf in _fast_reading(groups.unpack(y))))
 
-    return Solver(kernel.start(start), advance, read)
+    def unpack(y: groups.Packed) -> fast.Carry:
+        return jax.tree.map(lambda leaf: leaf[:n], groups.unpack(y))
+
+    return Solver(kernel.start(start), advance, read, unpack, lambda y: kernel.start(filled(y)))
 
 
 def _fast(p: Parameters, form: Form, steps: grid.Grid, at_rest: State) -> Solver:

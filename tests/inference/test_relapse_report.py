@@ -19,7 +19,9 @@ def made_up(trials: int, each: int, n: int | None = None, seed: int = 1) -> virt
     r = virtual.Relapse(time, event, rng.random((trials, each)) < 0.7)
     empty = virtual.Courses(*[np.zeros((1, 1))] * len(virtual.Courses._fields))
     n = each if n is None else n
-    return virtual.VirtualArm("a", "hetrombopag", "fasted", empty, np.zeros((trials, 1)), n == each, time.size, n, r)
+    return virtual.VirtualArm(
+        "a", "hetrombopag", "fasted", empty, np.zeros((trials, 1)), n == each, time.size, "", n, r
+    )
 
 
 def test_the_curve_and_its_error_are_those_of_lifelines():

@@ -218,7 +218,7 @@ def test_shares_of_doses_and_states_add_to_one(arms):
 def made_up(n: int, visits: int, **values) -> virtual.Courses:
     shape = (visits, n)
     zeros, no = np.zeros(shape), np.zeros(shape, bool)
-    empty = virtual.Courses(np.full(n, 10.0), zeros + 20, zeros, no, no, no, no, no, no, zeros, zeros, zeros)
+    empty = virtual.Courses(np.full(n, 10.0), zeros + 20, zeros, no, no, no, no, no, no, zeros, zeros, zeros, no)
     return empty._replace(**{k: np.asarray(v) for k, v in values.items()})
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 class Patient:
     ladder: list[float]
     level: int
+    drug: str = ""
+    rule: dict = field(default_factory=dict)
     on: bool = True
     interrupted: bool = False
     stopped: bool = False
@@ -40,12 +42,12 @@ class Patient:
 
 
 def usual(p: Patient, rule: dict, count: float, day: int) -> str | None:
-    """Action of the usual rule, in its printed order."""
+    """Action of the usual rule, in its printed order. Failure stops, or, where the rule says so, switches."""
     low = rule["up_below"]
     if p.at_top() and count >= low:
         p.top_since = day
     if p.at_top() and count < low and day - p.top_since >= rule["stop_after_d"]:
-        return "stop"
+        return rule.get("at_failure", "stop")
     if not p.interrupted and count > rule["hold_above"]:
         return "interrupt"
     if p.interrupted and count < rule["resume_below"]:
@@ -92,17 +94,18 @@ def course(design: dict, arm: dict, baseline: float, seen: dict) -> list[dict]:
     """What is recorded of each visit. ``seen``: lists by visit of missed, count, drops_out and rescue."""
     rules = design["titration"]
     stages = design["stages"]
-    rule = rules[arm["titration"]]
-    patient = Patient(rule["levels_mg"], 0, last_count=baseline)
-    placebo = arm["drug"] == "placebo"
-    patient.start(rule["levels_mg"], arm.get("start_dose_mg", rule["levels_mg"][0]), 0)
+    first = rules[arm["titration"]]
+    patient = Patient(first["levels_mg"], 0, drug=arm["drug"], rule=first, last_count=baseline)
+    arms_drug = arm["drug"]
+    patient.start(first["levels_mg"], arm.get("start_dose_mg", first["levels_mg"][0]), 0)
     nominal = design["visits_d"]
     for v in range(len(nominal)):
         day, stage = nominal[v], stages[patient.stage]  # rules count in days of the calendar
         inside = not patient.left
         row = {
             "stage": patient.stage,
-            "dose_mg": 0.0 if placebo or not inside else patient.dose(),
+            "drug": patient.drug,
+            "dose_mg": 0.0 if patient.drug == "placebo" or not inside else patient.dose(),
             "interrupted": patient.interrupted,
             "stopped": patient.stopped,
         }
@@ -131,23 +134,35 @@ def course(design: dict, arm: dict, baseline: float, seen: dict) -> list[dict]:
             own = coming.get("arms", {}).get(arm["name"], {})
             responds = patient.last_count >= 50 and not patient.rescued
             meant = {"all": True, "responders": responds, "non-responders": not responds}[coming.get("who", "all")]
+            begun = own.get("drug", coming.get("drug"))
+            arms_drug = begun or arms_drug
             if not meant and coming.get("others", "leave") == "leave":
                 patient.left = "not eligible for a stage"
+            elif not meant and coming["others"] == "stay":
+                patient.stage += 1  # as before in all else
             else:
                 patient.stage += 1
-                if "drug" in own:
-                    placebo = own["drug"] == "placebo"
                 name = own.get("titration", coming.get("titration"))
-                rule = rules[name] if name else rule
                 dose = own.get("start_dose_mg", coming.get("start_dose_mg"))
+                if begun is None and patient.drug != arms_drug:
+                    switched = own.get("switched", coming.get("switched", {}))
+                    name, dose = switched.get("titration"), switched.get("start_dose_mg")
+                patient.drug = begun or patient.drug
+                patient.rule = rules[name] if name else patient.rule
                 if not meant or own.get("treatment", coming.get("treatment", "on")) == "off":
                     patient.on = False
                 elif dose is not None:
-                    patient.start(rule["levels_mg"], dose, day)
+                    patient.start(patient.rule["levels_mg"], dose, day)
                     started = True
         if count is not None and not patient.left and patient.on and not started and not patient.stopped:
-            decide = taper if "bands" in rule else usual
-            act(patient, decide(patient, rule, count, day), day)
+            decide = taper if "bands" in patient.rule else usual
+            action = decide(patient, patient.rule, count, day)
+            if action == "switch":
+                to = arm["switch_to"]
+                patient.drug, patient.rule = to["drug"], rules[to["titration"]]
+                patient.start(patient.rule["levels_mg"], to["start_dose_mg"], day)
+            else:
+                act(patient, action, day)
         row |= {"rescued": patient.rescued, "relapsed": patient.relapsed, "reason": patient.left, "dropped": dropped}
         row["count"] = count
         patient.visits.append(row)

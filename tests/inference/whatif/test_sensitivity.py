@@ -20,6 +20,7 @@ from pkpd.scenario import load_scenario
 from pkpd.tables import check_rules, check_value, field_of, schema
 from tests.inference.test_report import Page
 from tests.inference.whatif.designs import design as stated
+from tests.pkpd import test_switches as switches
 
 SMALL = ["arms.1.n=10", "arms.2.n=10", "arms.3.n=10", "trial.n_trials=12"]
 
@@ -263,3 +264,15 @@ def test_the_command_writes_table_and_section(tmp_path, capsys, monkeypatch):
     assert "type_1_error" in set(null["quantity"]) and "power" not in set(null["quantity"])
     assert main("trial s.toml --out sweep --sensitivity --set arms.a.n=20,30".split()) == 0
     assert len(list((tmp_path / "sweep").glob("*/sensitivity.csv"))) == 2
+
+
+def test_a_second_drug_of_an_arm_has_its_own_pharmacology_too():
+    """Patients who switch to eltrombopag: the other drug's own numbers move, those of the disease once."""
+    design = switches.scenario(
+        arms=switches.ARMS, stages=switches.STAGES, titration=switches.RULES, trial={"visits_d": switches.VISITS}
+    )
+    found = by_key(design)
+    assert {"hetrombopag", "eltrombopag"} <= {of for of, key in found if key == "dimer_efficacy"}
+    assert [of for of, key in found if key == "max_stimulation"] == ["patients"]
+    known = by_key(design, {"eltrombopag.dimer_efficacy": np.ones(1)})
+    assert ("eltrombopag", "dimer_efficacy") not in known and ("hetrombopag", "dimer_efficacy") in known
