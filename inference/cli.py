@@ -146,6 +146,12 @@ def trial(
         bool,
         typer.Option("--patients", help="Write a row a patient to --out, and for several designs who gains and loses."),
     ] = False,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity", help="Simulate again with every assumed value low and high, and report what changes."
+        ),
+    ] = False,
     find_n: Annotated[
         float | None,
         typer.Option("--find-n", metavar="POWER", help="Search the smallest size with this power, arms in proportion."),
@@ -158,7 +164,9 @@ def trial(
     force: Force = False,
 ) -> None:
     """Operating characteristics of a trial design: endpoints of every arm, power or type I error, interim looks."""
-    others = {"--null": null, "--dataset": dataset is not None, "--patients": patients}
+    others = {
+        "--null": null, "--dataset": dataset is not None, "--patients": patients, "--sensitivity": sensitivity,
+    }  # fmt: skip
     if search is not None:
         from inference.commands import best_design
 
@@ -179,7 +187,7 @@ def trial(
 
     run(
         scenario, settings=set_ or [], posterior=posterior, out=out, null=null, seed=seed, engine=engine.value,
-        scheduler=scheduler, dataset=dataset, patients=patients, resume=resume, force=force,
+        scheduler=scheduler, dataset=dataset, patients=patients, sensitivity=sensitivity, resume=resume, force=force,
     )  # fmt: skip
 
 

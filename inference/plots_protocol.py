@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -24,12 +25,14 @@ ACTIONS = {
     "stop": "#7A1F1F", "interrupt": "#C8553D", "down": "#E3A857", "resume": "#9DB8D9", "resume_lower": "#9DB8D9",
     "up": "#4C9F8B", "down_or_stop": "#B07C2E", "switch": "#6A5ACD",
 }  # fmt: skip
-REJECTED, FUTILE, NEITHER = "#0072B2", "#D55E00", "#D6D6D6"
+REJECTED, FUTILE, DROPPED, NEITHER = "#0072B2", "#D55E00", "#CC79A7", "#D6D6D6"
 WEEKS_FROM_D = 28  # a calendar this long or longer is shown in weeks
 MOST_TICKS = 9
 STEPS_D, STEPS_W = (1, 2, 4, 7, 14), (1, 2, 4, 8, 12, 26, 52)  # between ticks
 NARROW = 0.09  # share of the calendar in which a label does not fit
 WRAP = 30  # characters of a line
+WHITE = {"fc": "white", "ec": "none", "pad": 1}  # behind words that a line would cross
+INSIDE = 0.24  # share of an axis of counts in which words beside a band do not fit
 LEGEND = 130  # characters side by side, those for a marker included
 
 
@@ -65,7 +68,13 @@ def time_axis(ax: Axes, last_d: float, label: bool = True) -> Calendar:
 
 
 def wrapped(text: str, width: int = WRAP) -> str:
-    return "\n".join(textwrap.wrap(text, width))
+    """Lines of at most this width; a dose stays with its unit."""
+    return "\n".join(textwrap.wrap(text.replace(" mg", "\u00a0mg"), width)).replace("\u00a0", " ")
+
+
+def paler(colour: str, alpha: float) -> str:
+    """The colour that one of this transparency shows on white."""
+    return to_hex(1 - alpha * (1 - np.array(to_rgb(colour))))
 
 
 def legend_columns(handles: Sequence[Any]) -> int:
@@ -105,22 +114,24 @@ def schematic(
                 lines = wrapped(text, max(13, int(105 * width / end)))
                 if lines.count("\n") < 3 and width > NARROW * end:
                     small = 9 if "\n" not in lines else 7.5
-                    ax.annotate(lines, (first + width / 2, lane), va="center", ha="center", fontsize=small)
+                    behind = {"fc": paler(colours[arm], shade), "ec": "none", "pad": 1.5}  # lines of days end at words
+                    ax.annotate(lines, (first + width / 2, lane), va="center", ha="center", fontsize=small, bbox=behind,
+                                zorder=6)  # fmt: skip
                 else:
                     ax.annotate(text, (first, lane - 0.36), va="bottom", ha="left", fontsize=7.5, xytext=(2, 0),
                                 textcoords="offset points")  # fmt: skip
         for stage in stages if common and len(stages) > 1 else ():
-            ax.annotate(stage.name, (unit.of(stage.first_d + stage.last_d) / 2, -0.52), ha="center", va="center",
-                        fontsize=9, fontweight="bold")  # fmt: skip
+            ax.annotate(stage.name, (unit.of(stage.first_d + stage.last_d) / 2, -0.68), ha="center", va="center",
+                        fontsize=9, fontweight="bold", bbox=WHITE, zorder=6)  # fmt: skip
         visits = len(arms)
         seen_d = [*screening_d, *visits_d]
         ax.plot(unit.of(seen_d), np.full(len(seen_d), visits), "|", color="black", ms=11, mew=1.4)
         ax.vlines(unit.of(visits_d), -0.5, visits - 0.3, color="#333333", lw=0.5, alpha=0.25)
-        _landmark(ax, 0.0, entry, "left", -0.9)
+        _landmark(ax, 0.0, entry, "left", -1.4)
         if endpoint is not None:
-            _landmark(ax, float(unit.of(endpoint[0])), endpoint[1], "right", -1.3)
+            _landmark(ax, float(unit.of(endpoint[0])), endpoint[1], "right", -1.02)
         ax.set_yticks(range(len(arms) + 1), [*(f"{wrapped(arm)}\nn = {n}" for arm, n in sizes.items()), "visits"])
-        ax.set_ylim(visits + 0.25, -1.6)
+        ax.set_ylim(visits + 0.25, -1.68)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         ax.grid(visible=False)
@@ -151,7 +162,7 @@ def _landmark(ax: Axes, at: float, text: str, side: str, height: float) -> None:
     room = "left" if at < 0.5 * ax.get_xlim()[1] else side
     ax.plot([at, at], [height, 20], color="black", lw=1.2, ls=(0, (4, 2)), clip_on=True)
     ax.annotate(text, (at, height), xytext=(4 if room == "left" else -4, 0), textcoords="offset points", ha=room,
-                va="center", fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 1}, zorder=6)  # fmt: skip
+                va="center", fontsize=9, bbox=WHITE, zorder=6)  # fmt: skip
 
 
 def rule(protocols: Sequence[Protocol]) -> Figure:
@@ -170,10 +181,12 @@ def rule(protocols: Sequence[Protocol]) -> Figure:
                 words = wrapped(row.timing, 34) if row.timing != "any visit" else ""
                 words += ("\n" if words else "") + "while interrupted" * (row.state == "interrupted")
                 if words.strip():
-                    room = right < 0.6 * high  # to the right of the band, else to the left
-                    at, side, shift = (right, "left", 6) if room else (left, "right", -6)
+                    after, before = (math.log(b / a) / math.log(high / low) for a, b in ((right, high), (low, left)))
+                    at, side, shift = (right, "left", 6) if after >= before else (left, "right", -6)
+                    if max(after, before) < INSIDE:
+                        at, side, shift = math.sqrt(left * right), "center", 0
                     ax.annotate(words.strip(), (at, y), xytext=(shift, 0), textcoords="offset points", ha=side,
-                                va="center", fontsize=8.5)  # fmt: skip
+                                va="center", fontsize=8.5, bbox=WHITE if side == "center" else None)  # fmt: skip
             ax.set_yticks(range(len(p.rows)), [f"{y}. {row.does}" for y, row in enumerate(p.rows, 1)])
             ax.set_ylim(len(p.rows) - 0.4, -0.6)
             ax.set_xscale("log")
@@ -225,7 +238,7 @@ def rates(found: Sequence[Rate]) -> Figure:
 
 class Looks(NamedTuple):
     """Looks of a trial: shares of the patients, critical z, futility limits (NaN for none), and by comparison the share
-    of trials [looks] that rejected, and that were futile, at each."""
+    of trials [looks] that rejected, that were futile, and whose arm was dropped as a loser, at each."""
 
     shares: np.ndarray
     critical: np.ndarray
@@ -233,6 +246,7 @@ class Looks(NamedTuple):
     sided: int
     rejected: dict[str, np.ndarray]
     futile: dict[str, np.ndarray]
+    dropped: dict[str, np.ndarray]
 
 
 def looks(found: Looks) -> Figure:
@@ -244,24 +258,25 @@ def looks(found: Looks) -> Figure:
         _boundary(left, found, -top if found.sided == 2 else min(-0.5, np.nanmin([0.0, *found.futile_z]) - 0.5), top)
         names = list(found.rejected)
         for y, name in enumerate(names):
-            _endings(right, y, found.rejected[name], found.futile[name])
+            _endings(right, y, found.rejected[name], found.futile[name], found.dropped[name])
         right.set_yticks(range(len(names)), [wrapped(name, 22) for name in names])
         right.set_ylim(len(names) - 0.4, -0.6)
         right.set_xlim(0, 100)
         right.set_xlabel("trials (%), by the look that ended them")
         right.tick_params(axis="y", length=0)
         right.grid(axis="y", visible=False)
-        fig.legend(handles=_look_handles(found), loc="outside lower center", ncols=5)
+        fig.legend(handles=_look_handles(found), loc="outside lower center", ncols=6)
     return fig
 
 
-def _endings(ax: Axes, y: int, rejected: np.ndarray, futile: np.ndarray) -> None:
+def _endings(ax: Axes, y: int, rejected: np.ndarray, futile: np.ndarray, dropped: np.ndarray) -> None:
     """One comparison's bar: what ended at each look, in the order of the looks, with the number of the look."""
     neither = np.zeros(len(rejected))
-    neither[-1] = max(0.0, 1 - rejected.sum() - futile.sum())
+    neither[-1] = max(0.0, 1 - rejected.sum() - futile.sum() - dropped.sum())
     left = 0.0
     for k in range(len(rejected)):
-        for share, colour in ((rejected[k], REJECTED), (futile[k], FUTILE), (neither[k], NEITHER)):
+        ends = ((rejected[k], REJECTED), (futile[k], FUTILE), (dropped[k], DROPPED), (neither[k], NEITHER))
+        for share, colour in ends:
             ax.barh(y, 100 * share, 0.62, left, color=colour, ec="white", lw=0.8)
             if share > 0.05:
                 dark = "black" if colour == NEITHER else "white"
@@ -296,4 +311,6 @@ def _look_handles(found: Looks) -> list[Any]:
     handles.append(Patch(color=REJECTED, label="null rejected"))
     if any(x.any() for x in found.futile.values()):
         handles.append(Patch(color=FUTILE, label="stopped as futile"))
+    if any(x.any() for x in found.dropped.values()):
+        handles.append(Patch(color=DROPPED, label="arm dropped"))
     return [*handles, Patch(color=NEITHER, label="not rejected at the end")]

@@ -37,7 +37,7 @@ def swimmers(
         for v in range(len(days)):
             if left[v, p]:
                 continue
-            kind = "stopped for good" if c.stopped[v, p] else "interrupted" if c.interrupted[v, p] else "no drug"
+            kind = "stopped by the rule" if c.stopped[v, p] else "interrupted" if c.interrupted[v, p] else "no drug"
             if c.dose_mg[v, p] > 0:
                 own = ladders[int(c.second[v, p])]
                 kind = own[min(own, key=lambda mg: abs(mg - c.dose_mg[v, p]))]

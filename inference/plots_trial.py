@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COLUMNS = 3  # panels in a row
 LINE = 80  # characters of titles side by side
 LEFT, STOPPED, INTERRUPTED, NO_DRUG = "#FFFFFF", "#8C8C8C", "#F2B8A2", "#E4E4E4"
-OFF = {"left the trial": LEFT, "stopped for good": STOPPED, "interrupted": INTERRUPTED, "no drug": NO_DRUG}
+OFF = {"left the trial": LEFT, "stopped by the rule": STOPPED, "interrupted": INTERRUPTED, "no drug": NO_DRUG}
 BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 

@@ -52,7 +52,7 @@ def describe(scenario: Scenario) -> str:
         used = f"; seen: {target.seen}" if target.seen else ""
         lines.append(f"Published: {target.study}, {target.arm}: {target.quantity} = {target.observed:g}{of}{used}")
     until = f"until every power has an error below {trial.mc_se_below:g}, at most " if trial.mc_se_below else ""
-    draws = "" if scenario.outcome else f", {trial.posterior_draws} posterior draws"
+    draws = "" if scenario.outcome else f"; of a posterior, where one is given, {trial.posterior_draws} draws"
     lines.append(f"Simulated: {until}{trial.n_trials} trials{draws}")
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,13 +36,14 @@ def run(
     resume: bool,
     force: bool,
     patients: bool = False,
+    sensitivity: bool = False,
     **options: Any,
 ) -> None:
     """Runs every design into its folder in ``out``, then writes what they say together.
 
     summary.csv: the summaries of all. differences.csv: each against the first, see ``whatif.designs``. power.png: power
-    against the swept keys. gains.csv with ``patients``: who gains and loses, see ``whatif.gains``. With ``resume``
-    designs that are finished, and whose scenario, seed and code are still the same, are read.
+    against the swept keys. gains.csv with ``patients``: who gains and loses, see ``whatif.gains``. report.html: all of
+    it. With ``resume`` designs that are finished, and whose scenario, seed and code are still the same, are read.
     """
     scenarios = {job.name: load_scenario(scenario, job.settings) for job in jobs}
     if out is None:
@@ -56,6 +58,10 @@ def run(
     }
     if patients:
         finished = {name: done and (out / name / PATIENTS).is_file() for name, done in finished.items()}
+    if sensitivity:
+        from inference.whatif.sensitivity import FILE as SENSITIVITY
+
+        finished = {name: done and (out / name / SENSITIVITY).is_file() for name, done in finished.items()}
     for name, done in finished.items():
         if not done:
             output.refuse_existing_run(out / name, force=force or resume, resume=resume)
@@ -66,10 +72,27 @@ def run(
             unfinished = resume and output.staging_of(out / job.name).exists()
             trial.run(
                 scenario, settings=job.settings, out=out / job.name, posterior=posterior, seed=seed, engine=engine,
-                null=null, resume=unfinished, force=force or resume, patients=patients, quiet=True,
+                null=null, resume=unfinished, force=force or resume, patients=patients, sensitivity=sensitivity,
+                quiet=True,
                 **options,
             )  # fmt: skip
-    _together(out, jobs, scenarios, patients)
+    command = _command(scenario, jobs, posterior, seed, null=null, patients=patients, sensitivity=sensitivity)
+    made = {"command": command, "seed": seed, "posterior": posterior, "null": null}
+    _together(out, jobs, scenarios, patients, made)
+
+
+def _command(scenario: str, jobs: Sequence[Job], posterior: Path | None, seed: int, **flags: bool) -> str:
+    """The command that makes these designs, but for its folder."""
+    texts: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        for setting in job.settings:
+            key, _, text = setting.partition("=")
+            texts.setdefault(key, {})[text] = None
+    parts = ["pkpd", "trial", scenario]
+    for key, values in texts.items():
+        parts += ["--set", f"{key}={','.join(values)}"]
+    parts += ["--posterior", str(posterior)] if posterior is not None else []
+    return shlex.join([*parts, "--seed", str(seed), *(f"--{name}" for name, given in flags.items() if given)])
 
 
 def _seed_and_hashes(folder: Path) -> tuple[int, dict[str, str]] | None:
@@ -81,8 +104,11 @@ def _seed_and_hashes(folder: Path) -> tuple[int, dict[str, str]] | None:
         return None
 
 
-def _together(out: Path, jobs: Sequence[Job], scenarios: dict[str, Scenario], patients: bool) -> None:
+def _together(
+    out: Path, jobs: Sequence[Job], scenarios: dict[str, Scenario], patients: bool, made: dict[str, Any]
+) -> None:
     from inference.plots_designs import power_curves
+    from inference.report.designs import write
     from inference.whatif import designs
 
     found = [
@@ -107,11 +133,12 @@ def _together(out: Path, jobs: Sequence[Job], scenarios: dict[str, Scenario], pa
         title = f"less the design with {first}: percentage points, the same patients in both"
         show_table(title, list(less), less.itertuples(index=False))
     say(f"{out / 'summary.csv'}, {out / 'differences.csv'}: all quantities")
-    if patients:
-        _gains(out, found)
+    gained = _gains(out, found) if patients else None
+    write(out, found, differences, gained, **made)
+    say(f"{out / 'report.html'}: all designs, with links to the report of each")
 
 
-def _gains(out: Path, found: Sequence[Design]) -> None:
+def _gains(out: Path, found: Sequence[Design]) -> pd.DataFrame:
     from inference.whatif.gains import FILE, gains
 
     table = gains(found, {d.name: out / d.name / PATIENTS for d in found})
@@ -120,3 +147,4 @@ def _gains(out: Path, found: Sequence[Design]) -> None:
     columns = ["design", "arm", "endpoint", "patients", "only_design", "only_against", "net_gain", "net_gain_mc_se"]
     show_table(f"patients against {found[0].name}", columns, whole[columns].itertuples(index=False))
     say(f"{out / FILE}: {len(table)} rows, by covariates")
+    return table

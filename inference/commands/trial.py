@@ -37,12 +37,15 @@ def run(
     resume: bool,
     force: bool,
     patients: bool = False,
+    sensitivity: bool = False,
     quiet: bool = False,
 ) -> None:
     """Simulates the trials of a scenario, prints their summary, and writes it if ``out`` is given.
 
     ``dataset``: number of a trial that is written as a data set with NONMEM's columns. ``patients``: the
     patients of all trials are written, see ``whatif.patients``; they are simulated once more, on this machine.
+
+    ``sensitivity``: what hangs on every assumption is simulated and written, see ``whatif.sensitivity``.
 
     Several values of a key are a design each, see ``commands.designs``. quiet: nothing is printed.
 
@@ -56,7 +59,7 @@ def run(
 
         return designs.run(
             scenario, jobs, out=out, posterior=posterior, seed=seed, engine=engine, null=null, scheduler=scheduler,
-            dataset=dataset, patients=patients, resume=resume, force=force,
+            dataset=dataset, patients=patients, sensitivity=sensitivity, resume=resume, force=force,
         )  # fmt: skip
     design = load_scenario(scenario, jobs[0].settings)
     from inference.whatif.dataset import check_number
@@ -67,6 +70,8 @@ def run(
         raise InputError("--dataset: a data set is written to the folder of --out; legal: with --out")
     if out is None and patients:
         raise InputError("--patients: the table is written to the folder of --out; legal: with --out")
+    if out is None and sensitivity:
+        raise InputError("--sensitivity: the table is written to the folder of --out; legal: with --out")
     if dataset is not None:
         check_number(design, dataset)
     if patients and design.outcome is not None:
@@ -82,6 +87,10 @@ def run(
     from inference.trials import posterior_draws, run_trial
     from inference.whatif.null import under_null
 
+    if sensitivity:
+        from inference.whatif.sensitivity import check
+
+        check(design, null)
     title = f"trial: {scenario}"
     options: dict[str, Any] = {
         "posterior": posterior, "seed": seed, "engine": engine, "null": null, "scheduler": scheduler,
@@ -106,7 +115,8 @@ def run(
                 _write_dataset(folder, design, dataset, posterior=posterior, seed=seed, engine=engine, null=null)
             if patients:
                 _write_patients(folder, design, int(table["n_trials"].max()), posterior, seed, engine, null)
-            trial_report(folder, design, table, posterior, seed, engine, null)
+            sensitive = _write_sensitivity(folder, design, posterior, seed, engine, null) if sensitivity else None
+            trial_report(folder, design, table, posterior, seed, engine, null, sensitive)
     except (KeyboardInterrupt, InputError):
         if output.has_checkpoint(output.staging_of(out)):
             print(f"pkpd: what was computed for {out} is kept; --resume continues from there", file=sys.stderr)
@@ -151,6 +161,20 @@ def _write_patients(
         at_null = under_null(design, draws, seed, engine) if null else design
         tables = patients.parts(at_null, draws, n_trials, seed, engine, progress)
         write_parquet(folder / patients.FILE, tables)
+
+
+def _write_sensitivity(
+    folder: Path, design: Scenario, posterior: Path | None, seed: int, engine: str, null: bool
+) -> pd.DataFrame:
+    from inference.whatif.sensitivity import FILE, sensitivity
+
+    keep = checkpoint.Checkpoint(folder / output.CHECKPOINT / "sensitivity")
+    with bars() as progress:
+        table = sensitivity(
+            design, posterior=posterior, seed=seed, engine=engine, null=null, progress=progress, keep=keep
+        )
+    output.write_text(folder / FILE, table.to_csv(index=False, float_format=DIGITS))
+    return table
 
 
 def show(title: str, table: pd.DataFrame) -> None:

@@ -53,7 +53,10 @@ QUANTITY_WORDS = {
     "second_auc_at_end_ng_h_per_ml": "AUC of the last interval, second drug",
     "second_trough_at_end_ng_per_ml": "trough at the end, second drug",
     "width_interval": "mean width of the interval",
+    "coverage_interval": "coverage of the interval",
     "patients": "patients entered until all comparisons ended",
+    "weeks": "duration of the trial",
+    "randomised": "patients randomised",
     "baseline_measured": "baseline count as measured at screening, mean",
     "baseline_true": "true count at the first dose, mean",
     "log_ratio_baseline_true_to_measured": "log of true to measured baseline (regression to the mean)",
@@ -63,6 +66,15 @@ QUANTITY_WORDS = {
     "screen_failure_share": "screen failures, of the screened",
 }
 COUNTED = ("patients", "screened", "screen_failures", "screened_per_patient")
+
+
+# Names of people and letters of methods as they are written, and units in words.
+WRITTEN = {
+    "cochran-mantel-haenszel": "Cochran-Mantel-Haenszel", "fisher": "Fisher", "cox": "Cox", "mmrm": "MMRM",
+    "ancova": "ANCOVA", "newcombe": "Newcombe", "miettinen-nurminen": "Miettinen-Nurminen", "holm": "Holm",
+    "hochberg": "Hochberg", "bonferroni": "Bonferroni", "pocock": "Pocock", "obrien-fleming": "O'Brien-Fleming",
+    "x 10^9/L": "×10⁹/L",
+}  # fmt: skip
 
 
 class Stage(NamedTuple):
@@ -118,8 +130,13 @@ def treatment(design: Scenario, arm: Arm) -> str:
     words = f"{arm.drug} {'from ' if titrated else ''}{arm.start_dose_mg:g} mg{', titrated' if titrated else ''}"
     words += f" every {arm.dose_every_d} days" if arm.dose_every_d > 1 else ""
     words += f", switch to {arm.switch_to.drug} from {arm.switch_to.start_dose_mg:g} mg" if arm.switch_to else ""
-    meal = " or ".join(arm.meals) or arm.meal
-    return words if meal == "fasted" else f"{words}, {meal.replace('_', ' ')}"
+    meal = meal_words(" or ".join(arm.meals) or arm.meal)
+    return words if meal == "fasted" else f"{words}, {meal}"
+
+
+def meal_words(meal: str) -> str:
+    """A meal, or several, as they are written."""
+    return re.sub(r"(\d)h", r"\1 h", meal.replace("_", " "))
 
 
 class Protocol(NamedTuple):
@@ -223,15 +240,33 @@ def in_words(design: Scenario) -> list[tuple[str, str]]:
     """What the design says of entry, visits, rescue, analysis and looks: name and text."""
     lines = [line for line in describe(design).splitlines() if line != design.trial.description.strip()]
     found = [m.groups() for line in lines if (m := re.fullmatch(r"([A-Z][a-z -]+): (.+)", line))]
-    return [(name, text) for name, text in found if name not in ELSEWHERE]
+    rows = [(name, written(text)) for name, text in found if name not in ELSEWHERE]
+    if design.analysis is None:
+        return rows
+    endpoint = design.analysis.endpoint
+    return [(name, text.replace(endpoint, words(endpoint)) if name == "Analysis" else text) for name, text in rows]
+
+
+def written(text: str) -> str:
+    """A text with methods called as they are written."""
+    every = "|".join(map(re.escape, WRITTEN))
+    return re.sub(rf"(?<![\w-])({every})(?![\w-])", lambda found: WRITTEN[found[1]], text)
 
 
 def words(quantity: str) -> str:
     """A quantity of the summary in words."""
+    return written(_words(quantity))
+
+
+def _words(quantity: str) -> str:
     if quantity in QUANTITY_WORDS:
         return QUANTITY_WORDS[quantity]
     replaced = (
         (r"response_(week|day)_(\d+)", r"response at \1 \2"),
+        (r"kept_at_look_(\d+)", r"arm kept at look \1"),
+        (r"dropped_at_look_(\d+)", r"arm dropped at look \1"),
+        (r"extended_at_look_(\d+)", r"patients added at look \1"),
+        (r"rejected_if_extended", r"rejected, of trials with patients added"),
         (r"(.+)_estimable", r"trials with an estimate: \1"),
         (r"log_(odds|hazard)_ratio_(.+)", r"log \1 ratio, \2"),
         (r"mean_difference_(.+)", r"mean difference in \1"),
@@ -246,6 +281,6 @@ def words(quantity: str) -> str:
     for pattern, to in replaced:
         if match := re.fullmatch(pattern, quantity):
             text = match.expand(to).replace("type_1_error", "type I error").replace("all comparison", "all comparisons")
-            inner = match.group(1)
-            return text.replace(inner, words(inner)) if inner.startswith("response") else text.replace("_", " ")
+            inner = match.group(1) if match.groups() else ""
+            return text.replace(inner, _words(inner)) if inner.startswith("response") else text.replace("_", " ")
     return quantity.replace("_", " ")

@@ -24,25 +24,43 @@ OVERSHOOT = (250.0, 400.0)  # 1e9/L
 
 
 def trial_report(
-    folder: Path, design: Scenario, table: pd.DataFrame, posterior: Path | None, seed: int, engine: str, null: bool
+    folder: Path,
+    design: Scenario,
+    table: pd.DataFrame,
+    posterior: Path | None,
+    seed: int,
+    engine: str,
+    null: bool,
+    sensitive: pd.DataFrame | None = None,
 ) -> None:
-    """Writes ``report.html`` of trials simulated with these arguments, whose summary is ``table``."""
+    """Writes ``report.html`` of trials simulated with these arguments, whose summary is ``table``.
+
+    sensitive: the table of ``whatif.sensitivity``, where it was asked for.
+    """
     from inference.output import write_text
 
-    write_text(folder / NAME, render(design, table, posterior, seed, engine, null))
+    write_text(folder / NAME, render(design, table, posterior, seed, engine, null, sensitive))
 
 
 def render(
-    design: Scenario, table: pd.DataFrame, posterior: Path | None, seed: int, engine: str, null: bool = False
+    design: Scenario,
+    table: pd.DataFrame,
+    posterior: Path | None,
+    seed: int,
+    engine: str,
+    null: bool = False,
+    sensitive: pd.DataFrame | None = None,
 ) -> str:
     """The page; the virtual patients of its pictures are simulated here, as ``run_trial`` simulated its own."""
     from inference.drawn import draws_of
-    from inference.report import virtual
+    from inference.report import relapse, sensitivity, virtual
     from inference.report.trial_figures import pictures
     from inference.store import load_fitted
     from inference.whatif.null import under_null
     from pkpd.scenario_text import describe
 
+    if sensitive is not None and sensitive.empty:  # nothing assumed can be moved
+        sensitive = None
     run = None if posterior is None else load_fitted(posterior)
     n = min(design.trial.posterior_draws, design.trial.n_trials)
     draws = {} if run is None else draws_of(run, n)
@@ -52,7 +70,8 @@ def render(
     n_draws = int(table["n_draws"].max())
     rates = rate_rows(design, table)
     overshoot = overshoot_rows(design, rates, arms) if arms else []
-    found = pictures(design, rates, overshoot, table, arms)
+    relapses = relapse.curves(arms)
+    found = pictures(design, rates, overshoot, table, arms, sensitive)
     decided = decisions(design, table, n_draws)
     ends = [row for row in decided if "at look" in row["quantity"]]
     context: dict[str, Any] = {
@@ -70,7 +89,8 @@ def render(
         "treatments": {arm.name: treatment(design, arm) for arm in design.arms},
         "protocols": protocols(design),
         "decisions": [row for row in decided if row not in ends],
-        "rates": {q: [row for row in rates if row["words"] == q] for q in dict.fromkeys(r["words"] for r in rates)},
+        "rates": _by_words([row for row in rates if row["low"] is not None]),
+        "means": _by_words([row for row in rates if row["low"] is None]),
         "looks": look_rows(design),
         "ends": ends,
         "figures": found,
@@ -80,11 +100,21 @@ def render(
         "banded": all(a.response_range is not None for a in arms),
         "whole_trials": min((len(a.rates) for a in arms), default=0),
         "overshoot": overshoot,
+        "relapse": relapse.rows(relapses),
+        "relapse_days": relapse.days_read(relapses) if relapses else [],
+        "relapse_below": relapse.limits(design),
+        "relapse_curves": relapses,
+        "sensitive": None if sensitive is None else sensitivity.context(design, sensitive),
         "fixed": fixed_values(design, draws) if arms else {},
         "style": style(),
     }
     context["sections"] = _sections(context)
     return environment().get_template("trial.html").render(context)
+
+
+def _by_words(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by what they are of, in their order."""
+    return {q: [row for row in rows if row["words"] == q] for q in dict.fromkeys(row["words"] for row in rows)}
 
 
 def _kept(arms: Sequence[VirtualArm]) -> str:
@@ -105,10 +135,12 @@ def _sections(found: Mapping[str, Any]) -> dict[str, str]:
         "looks": "Interim looks" if found["looks"] else "",
         "platelets": "Platelet counts" if found["arms"] else "",
         "doses": "Doses" if "doses" in found["figures"] else "",
+        "relapse": "Relapse after treatment" if "relapse" in found["figures"] else "",
         "patients": "Patients one by one" if "swimmers-1" in found["figures"] else "",
         "overshoot": "Overshoot against response" if "overshoot" in found["figures"] else "",
         "exposure": "Exposure" if "exposure" in found["figures"] else "",
         "assumed": "What was assumed",
+        "sensitivity": "What hangs on the assumptions" if found["sensitive"] else "",
         "made": "How it was made",
     }
     return {key: title for key, title in every.items() if title}
@@ -199,11 +231,12 @@ def fixed_values(design: Scenario, draws: Mapping[str, np.ndarray]) -> dict[str,
 
     arms = planned_arms(design)
     found: dict[str, list[dict[str, Any]]] = {}
-    for a in [a for a in arms if a.drug != "placebo"] or arms[:1]:  # placebo patients have the same disease
-        drug = COMPARATOR if a.drug == "placebo" else a.drug
+    taken = [(a, drug) for a in arms for drug in (a.drug, a.second_drug) if drug not in ("", "placebo")]
+    for a, drug in taken or [(arms[0], COMPARATOR)]:  # placebo patients have the same disease
         if drug in found:
             continue
-        library, drawn = load_library(drug, a.disease), set(values_of(NEW, a, COMPARATOR, draws))
+        library, only = load_library(drug, a.disease), a._replace(drug=drug, second_drug="")
+        drawn = set(values_of(NEW, only, COMPARATOR, draws))
         groups = (library.entries, library.sd_entries, library.demography_entries, library.covariate_entries)
         rows = []
         for name, e in ((name, e) for group in groups for name, e in group.items() if name not in drawn):

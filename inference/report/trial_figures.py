@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from inference import plots_protocol, plots_swimmers, plots_trial
+from inference import plots_protocol, plots_relapse, plots_sensitivity, plots_swimmers, plots_trial
+from inference.report import relapse, sensitivity
 from inference.report.figures import data_uri
-from inference.report.protocol import protocols, stages_of, words
+from inference.report.protocol import meal_words, protocols, stages_of, words
 from inference.report.virtual import count_quantiles, exposure
 from inference.whatif.decisions import critical_values
 
@@ -39,6 +40,7 @@ def pictures(
     overshoot: Sequence[dict[str, Any]],
     table: pd.DataFrame,
     arms: Sequence[VirtualArm],
+    sensitive: pd.DataFrame | None = None,
 ) -> dict[str, Picture]:
     """Every picture by name, numbered in the order of the page. The rows are those of the page's tables."""
     made = _of_design(design, bool(arms))
@@ -55,6 +57,8 @@ def pictures(
         made["looks"] = plots_protocol.looks(looks), f"Critical values of the looks: {values}"
     if arms:
         made |= _of_patients(design, arms, overshoot)
+    if sensitive is not None:
+        made |= _of_assumptions(design, sensitive)
     return {name: Picture(i, data_uri(figure), alt) for i, (name, (figure, alt)) in enumerate(made.items(), 1)}
 
 
@@ -86,8 +90,13 @@ def _endpoint(design: Scenario) -> tuple[int, str] | None:
         day = design.trial.visits_d[-1]
         return (day, f"endpoint: {words(design.analysis.endpoint)}") if design.analysis else None
     name = design.analysis.endpoint if design.analysis else design.endpoint_names[0]
-    at_one_visit = name.startswith(("response_week", "response_day"))
-    return design.landmark_day, f"endpoint: {words(name)}{'' if at_one_visit else ', by then'}"
+    at_one_visit = name.startswith(("response_week", "response_day", "log_"))
+    day = design.landmark_day
+    if name in ("relapse", "time_to_relapse"):  # of the stage off treatment, whole
+        day = design.trial.visits_d[-1]
+    elif design.analysis:
+        day = design.trial.visits_d[design.visits_counted - 1]
+    return day, f"endpoint: {words(name)}{'' if at_one_visit else ', by then'}"
 
 
 def _of_response(design: Scenario, rows: Sequence[dict[str, Any]], arms: Sequence[VirtualArm]) -> Made:
@@ -115,7 +124,8 @@ def looks_of(design: Scenario, table: pd.DataFrame) -> plots_protocol.Looks:
         return {c: np.array([row.get((c, f"{kind}_at_look_{k + 1}"), 0.0) for k in range(n)]) for c in of}
 
     shares, critical, limits = np.array(design.interims.looks), np.array(critical_values(design)), futile_below(design)
-    return plots_protocol.Looks(shares, critical, limits, design.analysis.sided, by_look("rejected"), by_look("futile"))
+    ends = (by_look("rejected"), by_look("futile"), by_look("dropped"))
+    return plots_protocol.Looks(shares, critical, limits, design.analysis.sided, *ends)
 
 
 def futile_below(design: Scenario) -> np.ndarray:
@@ -132,13 +142,17 @@ def futile_below(design: Scenario) -> np.ndarray:
 def _of_patients(design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequence[dict[str, Any]]) -> Made:
     days, treated = np.array(design.trial.visits_d), [a for a in arms if a.drug != "placebo"]
     made: Made = {"counts": (plots_trial.counts(arms, days), f"Platelet counts over time by arm; {_medians(arms)}")}
-    if treated:
+    if any(_changes(a) for a in treated):
         made["doses"] = plots_trial.doses(treated, days), "Share of patients at each dose over time by arm"
+    if curves := relapse.curves(arms):
+        half = ", ".join(f"{c.arm} {relapse.median_d(c) or 'not reached'}" for c in curves)
+        drawn = plots_relapse.relapse(curves, [a.name for a in arms])
+        made["relapse"] = drawn, f"Time without relapse after treatment ended by arm; median days: {half}"
     if design.entry.disease == "itp":
         made |= _of_response_and_overshoot(design, treated or list(arms), overshoot)
     groups: dict[str, list[np.ndarray]] = {}
     for a in treated:
-        meal = "" if a.meal == "fasted" else f", {a.meal.replace('_', ' ')}"
+        meal = "" if a.meal == "fasted" else f", {meal_words(a.meal)}"
         for second, drug in enumerate(filter(None, (a.drug, a.second_drug))):
             for dose, measures in exposure(a, bool(second)).items():
                 groups.setdefault(f"{drug} {dose:g} mg{meal}", []).append(measures)
@@ -146,6 +160,11 @@ def _of_patients(design: Scenario, arms: Sequence[VirtualArm], overshoot: Sequen
         joined = {name: np.concatenate(parts, axis=1) for name, parts in groups.items()}
         made["exposure"] = plots_trial.exposure(joined), "Cmax, AUC and trough by dose"
     return made
+
+
+def _changes(a: VirtualArm) -> bool:
+    """Whether not everybody takes one dose throughout."""
+    return bool((a.courses.dose_mg != a.courses.dose_mg.flat[0]).any() or a.courses.dropped.any())
 
 
 def _of_response_and_overshoot(
@@ -160,6 +179,16 @@ def _of_response_and_overshoot(
     drawn = plots_trial.overshoot(overshoot, words(design.endpoint_names[0]))
     made["overshoot"] = drawn, "Response against counts above 250; " + ", ".join(said)
     return made
+
+
+def _of_assumptions(design: Scenario, table: pd.DataFrame) -> Made:
+    quantities = sensitivity.shown(design, table)
+    rows = [row for row in sensitivity.rows(table, quantities) if row.largest > 0][: sensitivity.BARS]
+    if not rows:
+        return {}
+    most = ", ".join(f"{row.name} {row.largest:.1f}" for row in rows[:3])
+    drawn = plots_sensitivity.tornado(rows, quantities)
+    return {"sensitivity": (drawn, f"Changes by assumption, the largest first; largest in points: {most}")}
 
 
 def _medians(arms: Sequence[VirtualArm]) -> str:

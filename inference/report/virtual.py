@@ -6,7 +6,7 @@ trials as a bound on the patient-days allows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference import trials
-from pkpd import endpoints, trial
+from pkpd import endpoints, outcomes, trial
+from pkpd.estimands import Estimand, read
 from pkpd.planned import planned_arms
 
 if TYPE_CHECKING:
@@ -49,8 +50,19 @@ class Courses(NamedTuple):
     second: Bools  # whether dose and exposure are of the arm's second drug
 
 
+class Relapse(NamedTuple):
+    """Days from the end of treatment to a relapse or the last visit, [trials, patients]; ``entered``: whom it is of."""
+
+    time_d: Floats
+    event: Bools
+    entered: Bools
+
+
 class VirtualArm(NamedTuple):
-    """One arm as the pictures need it; ``rates`` [trials, visits] of response, whole: each of a trial of full size."""
+    """One arm as the pictures need it; ``rates`` [trials, visits] of response, whole: each of a trial of full size.
+
+    relapse is of all who were simulated; None where the design has no relapse.
+    """
 
     name: str
     drug: str
@@ -60,6 +72,8 @@ class VirtualArm(NamedTuple):
     whole: bool
     simulated: int
     second_drug: str = ""
+    n: int = 0
+    relapse: Relapse | None = None
 
     @property
     def patients(self) -> int:
@@ -104,6 +118,7 @@ def _simulated(
     people = trial.Roster(total, lambda rows: everyone.who(rows // each * a.n + rows % each))
     kept = np.unique(np.linspace(0, total - 1, min(total, KEPT)).astype(int))
     responders, parts, first = np.zeros((n_trials, len(days))), [], 0
+    relapses: list[Relapse] = []
     form = trials.form_of(a, draws)
     for v in trial.visits_of(people, a.arm, tuple(design.trial.visits_d), seed, form, engine=engine):
         rows = first + np.arange(len(v.baseline))
@@ -111,9 +126,22 @@ def _simulated(
         np.add.at(responders, rows // each, response.T)
         own = kept[(kept >= first) & (kept <= rows[-1])] - first
         parts.append(_courses(v, response, days, own))
+        relapses += _relapses(a, v, design.trial.visits_d)
         first += len(rows)
     courses = Courses(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
-    return VirtualArm(a.name, a.drug, meal, courses, responders / each, each == a.n, total, a.second_drug)
+    off = [np.concatenate(x).reshape(n_trials, each) for x in zip(*relapses, strict=True)]
+    relapse = Relapse(*off) if off else None
+    return VirtualArm(a.name, a.drug, meal, courses, responders / each, each == a.n, total, a.second_drug, a.n, relapse)
+
+
+def _relapses(a: PlannedArm, v: trial.Visits, days: Sequence[int]) -> list[Relapse]:
+    """Times to relapse of a tile, where a stage of the arm has one: as ``time_to_relapse`` of an analysis."""
+    stages = a.arm.protocol.stages if a.arm.protocol is not None else None
+    if stages is None or not np.any(np.asarray(stages.relapse_below) > 0):
+        return []
+    found = outcomes.outcome("time_to_relapse", v, read(v, Estimand()), days, len(days), stages)
+    assert found.event is not None
+    return [Relapse(found.value.astype(np.float64), found.event, found.present)]
 
 
 def _courses(v: trial.Visits, response: Bools, days: np.ndarray, own: np.ndarray) -> Courses:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,6 +124,9 @@ def test_its_numbers_are_those_of_the_summary(made, design):
             sig(None if row[k] is None else scale * row[k], digits)
             for k, digits in (("estimate", 3), ("mc_se", 2), ("low", 3), ("high", 3))
         )
+        if row["low"] is None and row["comparison"] in {arm.name for arm in design.arms}:
+            assert f"<td>{estimate} ({error})</td>" in page, row
+            continue
         interval = "–" if row["low"] is None else f"{low} to {high}"
         cells = f"<td>{estimate}</td><td>{error}</td>"
         assert re.search(f'{re.escape(cells)}(<td>[^<]+</td><td class="l">[^<]+</td>)?<td>{interval}</td>', page), row
@@ -286,6 +290,13 @@ def test_the_endpoint_is_drawn_where_it_is_read(design):
     any_time = load_scenario("phase3", ["analysis.endpoint=response_any"])
     assert trial_figures._endpoint(any_time) == (56, "endpoint: response at least once, by then")
     assert trial_figures._endpoint(load_scenario("food_effect")) is None
+    relapse = load_scenario(
+        "withdrawal",
+        ["arms=[{name='a', n=9, drug='hetrombopag', start_dose_mg=5, titration='usual'}, "
+         "{name='b', n=9, drug='hetrombopag', start_dose_mg=2.5, titration='usual'}]",
+         "analysis={endpoint='time_to_relapse', test='log-rank', control='a', alpha=0.05}"],
+    )  # fmt: skip
+    assert trial_figures._endpoint(relapse) == (280, "endpoint: time to relapse, by then")
 
 
 def test_any_list_of_stages_can_be_drawn():
@@ -339,7 +350,9 @@ def test_the_stages_of_a_scenario_say_what_each_arm_takes():
     ("quantity", "unit"),
     [("power_fisher", "%"), ("days_above_250", "days"), ("overshoot_250", "%"), ("dose_at_end_mg", "mg"),
      ("auc_at_end_ng_h_per_ml", "ng·h/mL"), ("risk_difference_rescue", "points"), ("log_odds_ratio_relapse", "log"),
-     ("longest_response_d", "days"), ("patients", "patients"), ("log_odds_ratio_relapse_estimable", "%")],
+     ("longest_response_d", "days"), ("patients", "patients"), ("weeks", "weeks"), ("week_of_look_2", "weeks"),
+     ("randomised", "patients"), ("randomised_by_look_1", "patients"), ("screened", "patients"),
+     ("log_odds_ratio_relapse_estimable", "%")],
 )  # fmt: skip
 def test_units_of_quantities(quantity, unit):
     assert protocol.unit_of(quantity) == unit and "_" not in protocol.words(quantity)
@@ -359,7 +372,7 @@ def test_every_quantity_of_a_summary_has_words():
     found = {protocol.words(q) for table in tables for q in table["quantity"] if not q.endswith(trial.RANGE)}
     assert not [text for text in found if "_" in text]
     assert {"power, risk-difference", "type I error, risk-difference, futility ignored", "rejected at look 1",
-            "difference in durable response", "mean width of the miettinen-nurminen interval"} <= found  # fmt: skip
+            "difference in durable response", "mean width of the Miettinen-Nurminen interval"} <= found  # fmt: skip
     assert protocol.words("risk_difference_response_week_8_bias") == "bias of the difference in response at week 8"
     assert protocol.words("power_all") == "power, all comparisons"
 
@@ -394,10 +407,61 @@ def test_ends_of_trials_fill_the_bar():
     assert rejected == pytest.approx(100 * looks.rejected[name].sum())
 
 
+def test_arms_that_are_dropped_are_no_failures_at_the_end():
+    dropping = stated(
+        "arms=[{name='low', n=20}, {name='high', n=20}, {name='placebo', n=20}]",
+        "outcome.response_probability={low=0.2, high=0.5, placebo=0.2}", "analysis.multiplicity=bonferroni",
+        "interims={looks=[0.5, 1], boundary='pocock', drop_losers={at_look=1, keep=1}}",
+    )  # fmt: skip
+    table = run_trial(dropping, seed=SEED)
+    looks = trial_figures.looks_of(dropping, table)
+    rows = table.set_index(["comparison", "quantity"])["estimate"]
+    assert looks.dropped["low vs placebo"][0] == rows["low vs placebo", "dropped_at_look_1"] > 0.3
+    pink = matplotlib.colors.to_rgba(plots_protocol.DROPPED)
+    ax = plots_protocol.looks(looks).axes[1]
+    widths = [p.get_width() for p in ax.patches if p.get_facecolor() == pink]
+    assert sum(widths) == pytest.approx(100 * sum(x.sum() for x in looks.dropped.values()))
+    assert sum(p.get_width() for p in ax.patches) == pytest.approx(200)
+
+
+def test_a_fixed_dose_that_all_take_has_no_picture_of_doses():
+    fixed = load_scenario("dose_finding", ["trial.n_trials=2"])
+    assert not any(trial_figures._changes(a) for a in virtual.cohort(fixed, {}, SEED, "auto"))
+
+
+def test_methods_are_called_as_they_are_written():
+    assert protocol.words("power_cochran-mantel-haenszel") == "power, Cochran-Mantel-Haenszel"
+    said = dict(protocol.in_words(load_scenario("phase3")))
+    assert said["Analysis"].startswith("response at week 8 against placebo, Cochran-Mantel-Haenszel")
+    assert said["Entry"] == "platelets below 30 ×10⁹/L"
+
+
+def test_words_of_a_lane_hide_the_lines_of_days_behind_them():
+    staged = load_scenario("phase3_stages")
+    sizes = {arm.name: arm.n for arm in staged.arms}
+    fig = plots_protocol.schematic(protocol.stages_of(staged), sizes, staged.trial.visits_d, "entry", (56, "endpoint"))
+    inside = [t for t in fig.axes[0].texts if t.get_text().startswith(("hetrombopag", "placebo", "off"))]
+    assert len(inside) > 8 and all(t.get_bbox_patch() is not None and t.get_zorder() > 5 for t in inside)
+    first, lane = inside[0].get_bbox_patch().get_facecolor(), fig.axes[0].patches[0]
+    shown = np.array(lane.get_facecolor()[:3]) * lane.get_alpha() + 1 - lane.get_alpha()
+    np.testing.assert_allclose(first[:3], shown, atol=0.01)
+    assert "5 mg" in plots_protocol.wrapped("hetrombopag from 5 mg", 18)
+
+
+def test_words_of_a_rule_never_lie_on_its_labels():
+    """Of a band over all counts, or all but the lowest, inside it."""
+    tapers = protocol.protocols(load_scenario("phase3_stages"))
+    for p, ax in zip(tapers, plots_protocol.rule(tapers).axes, strict=True):
+        low, high = ax.get_xlim()
+        for text in ax.texts:
+            if p.name.startswith("taper"):
+                assert text.get_ha() == "center" and low < text.xy[0] < high
+
+
 def test_power_of_a_posterior_is_called_assurance(design):
     table = run_trial(design, seed=SEED)
     rows = trial.decisions(design, table, n_draws=20)
-    assert next(row["quantity"] for row in rows if row["main"]) == "assurance, fisher"
+    assert next(row["quantity"] for row in rows if row["main"]) == "assurance, Fisher"
     assert rows[0]["main"] and not rows[-1]["main"]
     difference = next(row for row in rows if row["quantity"] == "difference in response at week 4")
     assert difference["unit"] == "points" and difference["low"] < difference["estimate"] < difference["high"]

@@ -228,7 +228,7 @@ def test_described_in_words(name):
         "Dropout: hazard 0.01 per week",
         "Parameter: dimer_hill = 2",
         "Analysis: response_week_8 against placebo, cochran-mantel-haenszel, two-sided, alpha 0.05",
-        "Simulated: 1000 trials, 200 posterior draws",
+        "Simulated: 1000 trials; of a posterior, where one is given, 200 draws",
     ):
         assert part in text
 
