@@ -127,7 +127,7 @@ def trial(
     null: Annotated[
         bool,
         typer.Option(
-            "--null", help="Type I error: no drug has an effect; with [outcome], arms differ by exactly the margin."
+            "--null", help="Type I error: no drug has an effect, or arms differ by exactly the margin."
         ),
     ] = False,
     seed: Seed = 1,
