@@ -18,8 +18,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(KEPT_ABOVE_S))
 
 ROOT = Path(__file__).resolve().parent.parent
-# Memory maps and resident memory of a process beyond which its compiled programs are let go. Linux allows 65,530 maps by
-# default, XLA's compiler dies beyond, and every program has some; what is needed again comes back from the cache on disk.
+# Memory maps and resident memory of a process beyond which its compiled programs are let go. Linux allows 65,530 maps
+# by default, XLA's compiler dies beyond, and every program has some; what is needed again comes back from the cache.
 MAPS, RESIDENT = 12_000, 2 * 2**30
 
 
