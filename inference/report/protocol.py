@@ -65,6 +65,12 @@ QUANTITY_WORDS = {
     "screen_failures": "screen failures",
     "screen_failure_share": "screen failures, of the screened",
 }
+STAGE_WORDS = {  # of means over the visits of a stage, whose name follows
+    "response_any": "response at least once", "response_end": "response at its last visit",
+    "total_response_d": "total response", "durable_response": "durable response",
+    "share_in_range": "share of visits in range", "taken_mg": "taken in all", "dose_at_end_mg": "dose at its end",
+    "auc_ng_h_per_ml": "AUC a day", "cmax_ng_per_ml": "Cmax", "trough_ng_per_ml": "trough at its last visit",
+}  # fmt: skip
 COUNTED = ("patients", "screened", "screen_failures", "screened_per_patient")
 
 
@@ -261,6 +267,9 @@ def words(quantity: str) -> str:
 def _words(quantity: str) -> str:
     if quantity in QUANTITY_WORDS:
         return QUANTITY_WORDS[quantity]
+    of_stage = next((name for name in STAGE_WORDS if quantity.startswith(f"{name}_")), None)
+    if of_stage is not None:
+        return f"{quantity.removeprefix(f'{of_stage}_')}: {STAGE_WORDS[of_stage]}"
     replaced = (
         (r"response_(week|day)_(\d+)", r"response at \1 \2"),
         (r"kept_at_look_(\d+)", r"arm kept at look \1"),

@@ -375,6 +375,8 @@ def test_every_quantity_of_a_summary_has_words():
             "difference in durable response", "mean width of the Miettinen-Nurminen interval"} <= found  # fmt: skip
     assert protocol.words("risk_difference_response_week_8_bias") == "bias of the difference in response at week 8"
     assert protocol.words("power_all") == "power, all comparisons"
+    assert protocol.words("total_response_d_open-label") == "open-label: total response"
+    assert set(protocol.STAGE_WORDS) == set(further.OF_STAGE)
 
 
 # Looks and decisions
