@@ -14,6 +14,7 @@ from inference import plots, plots_protocol, plots_swimmers, plots_trial
 from inference.cli import main
 from inference.report import protocol, sig, trial, trial_figures, virtual
 from inference.trials import posterior_draws, run_trial
+from inference.whatif import further
 from inference.whatif.decisions import critical_values, power_to_come
 from pkpd import titration
 from pkpd.scenario import load_scenario
