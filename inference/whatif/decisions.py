@@ -99,7 +99,7 @@ def _tables(design: Scenario, counts: Counts, look: int) -> list[tuple[np.ndarra
 
 
 def _better(design: Scenario, y: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Patients [trials, arms] with the better outcome, of y who have the endpoint among n: of a rescue those without."""
+    """Patients [trials, arms] with the better outcome, of y with the endpoint among n: of a rescue those without."""
     assert design.analysis is not None
     return n - y if design.analysis.endpoint in outcomes.LESS_IS_BETTER else y
 

@@ -156,7 +156,8 @@ def test_a_search_and_a_table_of_patients_are_checked(work, capsys):
     assert "q.toml: objective.aim = 'least': legal: 'max' or 'min'" in capsys.readouterr().err
     (work / "p.csv").write_text("baseline_1e9_per_l,weight_kg,female\n12,60,1\n20,70,0\n")
     assert main(["check", "p.csv"]) == 0
-    assert "ok: table of 2 patients" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "drawn from 2 of p.csv" in said and "50% female" in said and "ok: table of 2 patients" in said
     (work / "p.csv").write_text("baseline_1e9_per_l,weight\n12,60\n")
     assert main(["check", "p.csv"]) == 2
     assert "unknown column 'weight'" in capsys.readouterr().err

@@ -257,7 +257,7 @@ def test_bad_analyses_are_one_clear_error(settings, told):
     ],
 )
 def test_of_a_harm_one_side_is_for_fewer(analysis):
-    """The estimate keeps its sign; a positive statistic is better: more days above 250 are worse, fewer rescues better."""
+    """The estimate keeps its sign, a positive statistic is better: more days above 250 are worse, fewer rescues not."""
     found = effects_at(counted(design(sided="1", alpha="0.025", **analysis)), 0)
     assert (found.estimate * found.z < 0).all()
     ancova = analysis["endpoint"] == '"days_above_250"'
