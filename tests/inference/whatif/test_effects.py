@@ -218,6 +218,7 @@ def test_the_summary_names_the_effect_and_its_interval():
         (["analysis.test='fisher'", "analysis.strata={baseline_1e9_per_l=[15.0]}"], "test = 'fisher' has none"),
         (["analysis.strata={baseline_1e9_per_l=[15.0,10.0]}"], "limits that increase"),
         (["analysis.strata={}"], "no strata"),
+        (["analysis.strata='as-randomised'"], "legal: a table of strata, or 'as randomised'"),
         (["analysis.covariates=['log_baseline']"], "legal: test = 'logistic', 'cox', 'ancova', 'mmrm'"),
         (["analysis.test='logistic'", "analysis.interval='newcombe'"], "legal: without interval"),
         (["analysis.test='logistic'", "analysis.margin=-0.1", "analysis.sided=1"], "tests for no difference"),
