@@ -142,7 +142,7 @@ def test_profile_writes_csv_of_every_state(work, root, solver):
 def test_info_says_what_computes_and_where_files_are(capsys, root):
     assert main(["info"]) == 0
     said = capsys.readouterr().out
-    for word in ("jax", "cpu", "float32", "xla", "reference", "hetrombopag", "phase3", "phase3_arms"):
+    for word in ("jax", "cpu", "float32", "xla", "reference", "hetrombopag", "phase3", "phase3_arms", "dose_rule"):
         assert word in said
 
 
