@@ -68,6 +68,8 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
     """The arms: what their patients take, or the responses that are stated of them."""
     if scenario.outcome is not None:
         stated, lines = scenario.outcome, ["Outcome: responses of stated probability; no patients are simulated"]
+        if stated.correlation:
+            lines.append(f"Outcome: correlation {stated.correlation:g} of primary and secondary endpoints")
         for arm in scenario.arms:
             profile = stated.response_profile.get(arm.name)
             said = (
@@ -75,6 +77,7 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
                 if profile
                 else f"response {stated.response_probability[arm.name]:g}"
             )
+            said += "".join(f", {label} {of_arm[arm.name]:g}" for label, of_arm in stated.secondary.items())
             lines.append(f"Arm: {arm.name}: {arm.n} patients, {said}")
         return lines
     who = "healthy volunteers, " if scenario.entry.disease == "healthy" else ""

@@ -11,6 +11,7 @@ from inference.whatif.counts import CELL, binomial_quantile, sizes_analysed, sta
 from inference.whatif.decisions import decide
 from pkpd.errors import InputError
 from pkpd.scenario import build
+from pkpd.scenario_text import describe
 from tests.inference.whatif.designs import design
 
 
@@ -115,3 +116,11 @@ def test_a_rescue_is_tested_for_fewer(said):
     for one, other in zip(found, decide(response, without), strict=True):
         assert np.array_equal(one, other)
     assert found.rejected[:, 0].mean() > 0.5
+
+
+def test_the_words_of_a_design_have_all_that_is_stated():
+    data = design().model_dump(exclude_unset=True)
+    data["outcome"] |= {"correlation": 0.3, "secondary": {"rescue": {"a": 0.1, "control": 0.45}}}
+    data["analysis"] |= {"secondary": [{"endpoint": "rescue", "test": "fisher"}]}
+    said = describe(build(data, "design.toml"))
+    assert "response 0.2, rescue 0.45" in said and "correlation 0.3 of primary" in said
