@@ -18,9 +18,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(KEPT_ABOVE_S))
 
 ROOT = Path(__file__).resolve().parent.parent
-# Memory maps of a process beyond which its compiled programs are let go. Linux allows 65,530 by default, XLA's compiler
-# dies beyond, and every program has some; what is needed again comes back from the cache on disk.
-MAPS = 12_000
+# Memory maps and resident memory of a process beyond which its compiled programs are let go. Linux allows 65,530 maps
+# by default, XLA's compiler dies beyond, and every program has some; what is needed again comes back from the cache.
+MAPS, RESIDENT = 12_000, 2 * 2**30
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +30,14 @@ def root() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few_maps():
+def few_programs():
     """Between two files: compiled programs are let go where they have become many."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > MAPS:
+    of_process = Path("/proc/self")
+    if not of_process.exists():
+        return
+    resident = int((of_process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident > RESIDENT or len((of_process / "maps").read_bytes().splitlines()) > MAPS:
         import jax
 
         jax.clear_caches()

@@ -174,13 +174,14 @@ def _maximise(X: np.ndarray, happened: np.ndarray, sets: RiskSets, free: int, ti
     before = np.arange(len(row)) - np.repeat(np.cumsum(deaths) - deaths, deaths)
     share = before / deaths[row] if ties == "efron" else np.zeros(len(row))
     trial = row // (sets.shape[1] * sets.shape[2])
-    observed = np.einsum("tn,tni->ti", events, X)
+    observed = np.stack([(events * X[..., i]).sum(1) for i in range(p)], axis=-1)
 
     b, step, inverse = np.zeros((T, p)), np.zeros((T, p)), np.zeros((T, p, p))
     value, aliased, attempt = np.full(T, -np.inf), np.zeros((T, p), bool), np.zeros((T, p))
     done = np.zeros(T, bool)
     for turn in range(ITERATIONS):
-        eta = np.clip(np.einsum("tni,ti->tn", X, attempt), -50, 50)
+        # term by term, as a product of matrices may round by how many trials there are
+        eta = np.clip(sum((X[..., i] * attempt[:, i, None] for i in range(p)), np.zeros(X.shape[:2])), -50, 50)
         risk = np.exp(eta)
 
         def mean_of(x: np.ndarray, weights: np.ndarray = risk) -> np.ndarray:

@@ -65,7 +65,7 @@ def test_patients_and_posterior_draws_are_those_of_the_embedded_run(address, mon
 
 
 def test_what_has_arrived_is_kept_and_the_run_goes_on_anywhere(address, monkeypatch, tmp_path, capsys):
-    """A chunk fails for good: an error; the others are kept, and the embedded run counts only that one."""
+    """A chunk fails for good: an error; what has arrived by then is kept, and the embedded run counts only the rest."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.toml").write_text(SCENARIO.replace("3000", "20_000"))
     counted = []
@@ -86,12 +86,13 @@ def test_what_has_arrived_is_kept_and_the_run_goes_on_anywhere(address, monkeypa
     err = capsys.readouterr().err
     assert "error: no room left" in err and "what was computed for r is kept" in err
     assert counted.count(8000) == 1 + cluster.RETRIES and len(set(counted)) == 10
-    assert len(list(staging_of(tmp_path / "r").rglob("*.npz"))) == 9
+    kept = {int(file.stem.split("-")[1]) for file in staging_of(tmp_path / "r").rglob("*.npz")}
+    assert len(kept) >= 7 and 8000 not in kept  # another may still be on its way when the last try fails
     counted.clear()
     with monkeypatch.context() as m:
         m.setattr(trials, "stated", lambda *a: counted.append(a[2]) or stated(*a))
         assert main("trial s.toml --out r --resume".split()) == 0
-    assert counted == [8000] and main("trial s.toml --out one".split()) == 0
+    assert counted == sorted(set(range(0, 20_000, 2000)) - kept) and main("trial s.toml --out one".split()) == 0
     assert (tmp_path / "r" / per_trial.FILE).read_bytes() == (tmp_path / "one" / per_trial.FILE).read_bytes()
 
 
