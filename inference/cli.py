@@ -294,10 +294,11 @@ def assay(
 @app.command()
 def check(
     file: Annotated[
-        Path, typer.Argument(help="Data table (CSV), or config, scenario or case (TOML); or the name of a shipped one.")
+        Path,
+        typer.Argument(help="Table (CSV), or config, scenario, search or case (TOML); or the name of a shipped one."),
     ],
 ) -> None:
-    """Validate a data table, config, scenario or case, and print what it holds."""
+    """Validate a table, config, scenario, search or case, and print what it holds."""
     from inference.commands.check import run
 
     run(file)

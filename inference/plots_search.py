@@ -68,7 +68,7 @@ def _panel(
     else:
         ax.set_xlabel("designs from the best (0: the scenario as given)")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for role, rows in confirmed.groupby("role", sort=False):
+    for role, rows in confirmed.groupby("role", sort=False) if len(confirmed) else ():  # nobody: all infeasible
         where = rows[x] if x is not None else _places(every, rows)
         error_y, error_x = 1.96 * rows[f"{y}: mc_se"], None if x is None else 1.96 * rows[f"{x}: mc_se"]
         ax.errorbar(

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from pkpd import outcomes
 from pkpd.errors import InputError, nearest
-from pkpd.estimands import Estimand
+from pkpd.estimands import EVENTS, Estimand
 from pkpd.hypotheses import Graph
 from pkpd.strata import StrataOrSame
 from pkpd.tomlfile import shown
@@ -65,6 +65,7 @@ class Tested(Table):
     regression, ancova or mmrm; the latter two always have log_baseline. estimand: see ``pkpd.estimands``. logistic:
     likelihood-ratio test. cox: Wald, ties after Efron. mmrm: the contrast at the last visit, unstructured covariance,
     REML. margin: the difference of response probabilities that has to be exceeded: negative for non-inferiority.
+    One-sided is for more than the control, and for fewer of ``outcomes.LESS_IS_BETTER``.
     """
 
     endpoint: Text = "response"
@@ -90,6 +91,13 @@ class Tested(Table):
             raise InputError(f"covariates: test = {self.test!r} has none; legal: test = {legal}")
         if len(set(self.covariates)) < len(self.covariates):
             raise InputError(f"covariates = {shown(list(self.covariates))}: one is named twice; legal: each once")
+        hypothetical = [event for event in EVENTS if getattr(self.estimand, event) == "hypothetical"]
+        if hypothetical and self.estimand.missing == "non-response" and self.test != "mmrm":
+            raise InputError(
+                f"estimand.{hypothetical[0]} = 'hypothetical' asks what had happened without it, and missing = "
+                "'non-response' answers: no response; legal: missing = 'last-observation' or 'multiple-imputation', "
+                "or test = 'mmrm'"
+            )
         if self.estimand.missing == "multiple-imputation" and self.test not in (
             "risk-difference", "cochran-mantel-haenszel", "logistic", "ancova",
         ):  # fmt: skip
@@ -102,6 +110,8 @@ class Tested(Table):
                 f"margin = {self.margin:g}: {self.test} tests for no difference; "
                 "legal: test = 'risk-difference', 'bayesian', 'ancova' or 'mmrm'"
             )
+        if self.margin and self.endpoint in outcomes.LESS_IS_BETTER:
+            raise InputError(f"margin = {self.margin:g}: fewer is better of {self.endpoint}; legal: without a margin")
         if self.stage is not None and (self.from_d or self.until_d):
             raise InputError("stage: its visits are those of the endpoint; legal: without from_d and until_d")
         if self.from_d and self.until_d and self.from_d > self.until_d:

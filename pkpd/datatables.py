@@ -155,6 +155,9 @@ def records(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) ->
 def _check_header(header: list[str], required: tuple[str, ...], optional: tuple[str, ...], path: Path) -> None:
     if not any(header):
         raise InputError(f"{path}: empty; legal: a header with {', '.join(required)}")
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and separator in header[0]:
+            raise InputError(f"{path}: line 1: columns are separated by {name}; legal: by commas, with decimal points")
     for column in header:
         if column not in (*required, *optional):
             raise InputError(f"{path}: line 1: unknown column {column!r}{nearest(column, (*required, *optional))}")

@@ -41,12 +41,6 @@ class Estimand(Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Estimand:
-        hypothetical = [event for event in EVENTS if getattr(self, event) == "hypothetical"]
-        if hypothetical and self.missing == "non-response":
-            raise InputError(
-                f"{hypothetical[0]} = 'hypothetical' asks what had happened without it, and missing = 'non-response' "
-                "answers: no response; legal: missing = 'last-observation' or 'multiple-imputation'"
-            )
         if "imputations" in self.model_fields_set and self.missing != "multiple-imputation":
             raise InputError("imputations belongs to missing = 'multiple-imputation'")
         return self
@@ -83,8 +77,10 @@ def carried_forward(count: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     return np.take_along_axis(everything, last, axis=0)[1:]
 
 
-def describe(estimand: Estimand) -> list[str]:
-    """The estimand in words, a line an attribute."""
+def describe(estimand: Estimand, reads: str = "responses") -> list[str]:
+    """The estimand in words, a line an attribute; ``reads``: what of it decides the endpoint (``outcomes.reads``)."""
+    if reads == "nothing":
+        return [f"Population: {estimand.population}", "Intercurrent events: the endpoint is of what is observed"]
     words = {
         "composite": "counts as non-response from then on (composite)",
         "treatment-policy": "counts are used as observed (treatment policy)",
@@ -96,9 +92,14 @@ def describe(estimand: Estimand) -> list[str]:
         "treatment_stop": "Stop by the dose rule",
         "overshoot": f"Count above {estimand.overshoot_above_1e9_per_l:g}",
     }
+    missing = estimand.missing.replace("-", " ")
+    if reads == "counts":
+        words["composite"] = words["treatment-policy"]
+        del names["discontinuation"]  # counts end there, and are missing
+        missing = "left out, missing at random" if estimand.missing == "non-response" else missing
     extra = f", {estimand.imputations} imputations" if estimand.missing == "multiple-imputation" else ""
     return [
         f"Population: {estimand.population}",
-        *(f"{names[event]}: {words[getattr(estimand, event)]}" for event in EVENTS),
-        f"Missing counts: {estimand.missing.replace('-', ' ')}{extra}",
+        *(f"{names[event]}: {words[getattr(estimand, event)]}" for event in EVENTS if event in names),
+        f"Missing counts: {missing}{extra}",
     ]

@@ -53,6 +53,8 @@ _OF_WINDOW = (
     "share_in_range", "log_counts",
 )  # fmt: skip
 GOOD_EVENTS = ("time_to_first_response",)  # an earlier event is better
+# Fewer is better: one-sided tests, posterior probabilities and the ranking of arms are for fewer than the control.
+LESS_IS_BETTER = ("rescue", "relapse", "overshoot_250", "overshoot_400", "days_above_250", "days_above_400")
 
 
 class Outcome(NamedTuple):
@@ -88,6 +90,15 @@ def of_counts_alone(name: str) -> bool:
     """Whether counts and failures alone decide an endpoint of one value, so that imputed counts decide it too."""
     found = _WEEK.fullmatch(name)
     return name in OF_COUNTS or (found is not None and found[1] not in EXPOSURE)
+
+
+def reads(name: str) -> str:
+    """What of an estimand decides an endpoint: "responses" (all of it), "counts" (which of them are missing; a failure
+    is no count), or "nothing": harms, events, doses and exposure are of what was observed.
+    """
+    if name.startswith("log_"):
+        return "counts"
+    return "responses" if of_counts_alone(name) or name == "time_to_first_response" else "nothing"
 
 
 def starts_later(name: str) -> bool:

@@ -136,7 +136,7 @@ def _meet(table: PatientTable, conditions: Conditions) -> dict[str, np.ndarray]:
 def eligible(table: PatientTable, conditions: Conditions) -> PatientTable:
     """The patients who meet the conditions on the columns that the table has; InputError where there are none."""
     meets = _meet(table, conditions)
-    rows = np.flatnonzero(np.all(list(meets.values()), axis=0))
+    rows = np.flatnonzero(np.all([np.ones(table.rows, bool), *meets.values()], axis=0))
     if not len(rows):
         each = ", ".join(f"{words} ({int(inside.sum())})" for words, inside in meets.items())
         raise InputError(

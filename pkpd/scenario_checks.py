@@ -11,6 +11,7 @@ import numpy as np
 from pkpd import outcomes, screening
 from pkpd.analysis import TESTS, alone, check_outcome
 from pkpd.errors import InputError, nearest
+from pkpd.estimands import EVENTS
 from pkpd.hypotheses import check_graph, check_order, hypotheses
 from pkpd.interims import check_interims
 from pkpd.parameters import Demography
@@ -256,6 +257,7 @@ def _check_endpoint(scenario: Scenario, analysis: Analysis) -> None:
             raise InputError(f"analysis.{key}: {name} has a visit of its own; legal: without {key}")
     if analysis.stage is not None or analysis.from_d is not None:
         _check_window(scenario, analysis)
+    _check_estimand(analysis)
     if analysis.estimand.missing == "multiple-imputation" and not outcomes.of_counts_alone(name):
         raise InputError(
             f"analysis.estimand.missing = 'multiple-imputation' imputes counts, which do not decide {name}; "
@@ -263,6 +265,19 @@ def _check_endpoint(scenario: Scenario, analysis: Analysis) -> None:
         )
     if "relapse" in name and not any(stage.relapse_below_1e9_per_l for stage in scenario.stages):
         raise InputError(f"analysis.endpoint = {name!r}: no stage of [[stages]] has relapse_below_1e9_per_l")
+
+
+def _check_estimand(analysis: Analysis) -> None:
+    """InputError where a strategy is asked for that the endpoint does not read."""
+    name, estimand = analysis.endpoint, analysis.estimand
+    given = [event for event in EVENTS if event in estimand.model_fields_set]
+    for event in given:
+        strategy = getattr(estimand, event)
+        place = f"analysis.estimand.{event} = {strategy!r}"
+        if outcomes.reads(name) == "counts" and strategy == "composite":
+            raise InputError(f"{place}: {name} is a count, and no non-response; legal: another strategy, or without it")
+        if outcomes.reads(name) == "nothing" and strategy != "treatment-policy":
+            raise InputError(f"{place}: {name} is of what is observed; legal: 'treatment-policy', or without it")
 
 
 def _check_window(scenario: Scenario, analysis: Analysis) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pkpd import titration
+from pkpd import outcomes, titration
 from pkpd.estimands import describe as describe_estimand
 from pkpd.patients import COVARIATES
 from pkpd.patients import describe as describe_table
@@ -68,6 +68,8 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
     """The arms: what their patients take, or the responses that are stated of them."""
     if scenario.outcome is not None:
         stated, lines = scenario.outcome, ["Outcome: responses of stated probability; no patients are simulated"]
+        if stated.correlation:
+            lines.append(f"Outcome: correlation {stated.correlation:g} of primary and secondary endpoints")
         for arm in scenario.arms:
             profile = stated.response_profile.get(arm.name)
             said = (
@@ -75,6 +77,7 @@ def _arms_and_outcome(scenario: Scenario) -> list[str]:
                 if profile
                 else f"response {stated.response_probability[arm.name]:g}"
             )
+            said += "".join(f", {label} {of_arm[arm.name]:g}" for label, of_arm in stated.secondary.items())
             lines.append(f"Arm: {arm.name}: {arm.n} patients, {said}")
         return lines
     who = "healthy volunteers, " if scenario.entry.disease == "healthy" else ""
@@ -169,7 +172,7 @@ def _patients(scenario: Scenario) -> list[str]:
 
 def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
     """The test, its aim, interval, adjustment for several arms and looks."""
-    sides = "one-sided" if test.sided == 1 else "two-sided"
+    sides = _sides(test.sided, test.endpoint)
     level = f"{sides}, alpha {test.alpha:g}"
     if test.test == "bayesian":
         assert test.threshold is not None
@@ -177,10 +180,11 @@ def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
     lines = [f"Analysis: {test.endpoint} against {test.control}, {test.test}, {level}"]
     if test.margin or test.test == "bayesian":
         kind = "" if test.margin >= 0 else f" (non-inferiority, margin {-test.margin:g})"
-        lines.append(f"Aim: a difference to {test.control} above {test.margin:g}{kind}")
+        side = "below" if test.endpoint in outcomes.LESS_IS_BETTER else "above"
+        lines.append(f"Aim: a difference to {test.control} {side} {test.margin:g}{kind}")
     lines += _tested(test)
     if not scenario.outcome:
-        lines += [f"Estimand. {line}" for line in describe_estimand(test.estimand)]
+        lines += [f"Estimand. {line}" for line in describe_estimand(test.estimand, outcomes.reads(test.endpoint))]
     kind = "that of the test" if test.by_patient else test.interval
     lines.append(f"Interval: {kind}, {100 * test.confidence:g}%")
     for second in test.secondary:
@@ -203,6 +207,12 @@ def _analysis(scenario: Scenario, test: Analysis) -> list[str]:
     return lines
 
 
+def _sides(sided: int, endpoint: str) -> str:
+    if sided == 2:
+        return "two-sided"
+    return "one-sided (fewer is better)" if endpoint in outcomes.LESS_IS_BETTER else "one-sided"
+
+
 def _tested(test: Tested) -> list[str]:
     """Strata, covariates and visits of a test."""
     lines = [f"Strata: {line}" for line in strata_in_words(test.strata)] if isinstance(test.strata, Strata) else []
@@ -214,12 +224,13 @@ def _tested(test: Tested) -> list[str]:
 
 def _secondary(scenario: Scenario, test: Analysis, second: Secondary) -> list[str]:
     """A secondary endpoint: its test, visits and estimand."""
-    sides = "one-sided" if (second.sided or test.sided) == 1 else "two-sided"
+    sides = _sides(second.sided or test.sided, second.endpoint)
     margin = f", difference above {second.margin:g}" if second.margin else ""
     lines = [f"Secondary: {second.label}: {second.endpoint}, {second.test}, {sides}{margin}"]
     own = _tested(second)
-    if not scenario.outcome and second.estimand != test.estimand:
-        own += [f"Estimand. {line}" for line in describe_estimand(second.estimand)]
+    of = outcomes.reads(second.endpoint)
+    if not scenario.outcome and (second.estimand, of) != (test.estimand, outcomes.reads(test.endpoint)):
+        own += [f"Estimand. {line}" for line in describe_estimand(second.estimand, of)]
     return lines + [f"Secondary: {second.label}: {line}" for line in own]
 
 

@@ -39,7 +39,7 @@ def scheduled(rows: Sequence[Schedule]) -> tuple[int, ...]:
         first = days[-1] if days else 0
         if row.until_d <= first or (row.until_d - first) % row.every_d:
             raise InputError(
-                f"trial.schedule[{index}].until_d = {row.until_d}: no visit; legal: a multiple of "
+                f"schedule[{index}].until_d = {row.until_d}: no visit; legal: a multiple of "
                 f"{row.every_d} days after day {first}"
             )
         days += range(first + row.every_d, row.until_d + 1, row.every_d)
@@ -171,7 +171,7 @@ def check_visits(visits_d: Sequence[int], window: tuple[int, int]) -> None:
         slack = early + late if first else early
         if slack >= second - first:
             raise InputError(
-                f"trial.visit_window_d = {list(window)}: the visits on days {first} and {second} could take place in "
+                f"visit_window_d = {list(window)}: the visits on days {first} and {second} could take place in "
                 "the wrong order; legal: smaller windows"
             )
 

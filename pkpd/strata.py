@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Discriminator, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Tag, field_validator, model_validator
 
 from pkpd.errors import InputError
 from pkpd.patients import COVARIATES
@@ -58,10 +58,17 @@ class Strata(Table):
         return int(np.prod([len(getattr(self, name)) + 1 for name in LIMITS]) * 2 ** len(self.covariates))
 
 
+def _known_word(value: Any) -> Any:
+    if isinstance(value, str) and value != AS_RANDOMISED:
+        raise ValueError(f"a table of strata, or {AS_RANDOMISED!r}")
+    return value
+
+
 # Messages name no member of the union: an empty tag is left out of the key.
 StrataOrSame = Annotated[
     Annotated[Strata, Tag("")] | Annotated[Literal["as randomised"], Tag("text")],
     Discriminator(lambda value: "text" if value == AS_RANDOMISED else ""),
+    BeforeValidator(_known_word),
 ]
 
 

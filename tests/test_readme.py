@@ -10,6 +10,8 @@ import jax
 from inference.config import Config, plan
 from inference.sweeps import expand, sweep
 from inference.trials import run_trial
+from inference.whatif.candidates import candidates, raw_scenario
+from inference.whatif.search_file import Search
 from pkpd import outcomes
 from pkpd.analysis import TESTS
 from pkpd.planned import planned_arms
@@ -79,6 +81,33 @@ def test_the_protocol_of_the_readme_is_a_good_one(root):
     scenario = build(tomllib.loads(block(root, "### Protocols", "toml")), "README.md")
     assert [stage.name for stage in scenario.stages] == ["open-label", "taper", "withdrawal"]
     assert planned_arms(scenario)[0].arm.protocol is not None
+
+
+def test_the_screened_trial_of_the_readme_is_a_good_one(root):
+    scenario = build(tomllib.loads(block(root, "A trial that screens,", "toml")), "README.md")
+    assert scenario.screening and scenario.randomisation and len(scenario.analyses) == 3
+    assert scenario.arms[1].switch_to is not None and planned_arms(scenario)[1].arm.protocol is not None
+
+
+def test_the_stated_trials_of_the_readme_run_with_and_without_their_graph(root):
+    text = block(root, "Stated outcomes take several arms", "toml")
+    scenario = build(tomllib.loads(text), "README.md")
+    row = run_trial(scenario, seed=1).set_index(["comparison", "quantity"])["estimate"]
+    assert (
+        row["high vs placebo", "power_risk-difference"] > row["high vs placebo: rescue", "power_risk-difference"] > 0.2
+    )
+    graph = tomllib.loads(block(root, "**Secondary endpoints** are tested", "toml"))["analysis"]["graph"]
+    data = tomllib.loads(text)
+    del data["interims"]
+    data["analysis"] |= {"multiplicity": "graphical", "graph": graph}
+    again = run_trial(build(data, "README.md"), seed=1).set_index(["comparison", "quantity"])["estimate"]
+    assert again["high vs placebo: rescue", "power_risk-difference"] > 0.2
+
+
+def test_the_search_of_the_readme_is_one_of_the_shipped_trial(root):
+    text = block(root, "`--search dose_rule` is shipped", "toml")
+    search = validate(Search, tomllib.loads(text), "README.md")
+    assert len(candidates(search, raw_scenario("phase3", []), "phase3").found) == 24
 
 
 def test_the_tables_of_the_readme_name_all_endpoints_and_tests(root):

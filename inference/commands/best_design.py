@@ -126,7 +126,8 @@ def _write(folder: Path, search: Search, found: Candidates, result: Result, by: 
     every = candidate_table(search, found, result.last, result.choice, result.confirmed, result.search_draws)
     again = confirmed_table(search, found, result.last, result.confirmed, result.search_draws, result.n_draws)
     output.write_text(folder / "search.csv", every.to_csv(index=False, float_format=trial.DIGITS))
-    output.write_text(folder / "confirmed.csv", again.to_csv(index=False, float_format=trial.DIGITS))
+    if result.confirmed:
+        output.write_text(folder / "confirmed.csv", again.to_csv(index=False, float_format=trial.DIGITS))
     with output.atomic_path(folder / "search.png", force=True) as path:
         search_figure(search, every, again).savefig(path, format="png", dpi=140)
     chosen = chosen_of(result.confirmed)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from inference.config import Config, load, plan
 from inference.console import say, show_table
+from inference.whatif.search_file import load_search, shipped_searches
 from pkpd.case import load_case
 from pkpd.datatables import data_folder, read_table, table_names
 from pkpd.errors import InputError
+from pkpd.patients import NEEDED, Conditions, read_patients
+from pkpd.patients import describe as describe_table
 from pkpd.scenario import load_scenario, shipped
 from pkpd.scenario_text import describe
 from pkpd.tomlfile import read_toml
@@ -22,6 +26,7 @@ SCENARIO_KEYS = (
     "trial", "arms", "entry", "titration", "analysis", "rescue", "dropout", "published", "predictions", "outcome",
     "interims",
 )  # fmt: skip
+SEARCH_KEYS = ("objective", "constraints", "keys")
 
 
 def run(file: Path) -> None:
@@ -30,31 +35,66 @@ def run(file: Path) -> None:
         file = data_folder() / f"{file}.csv"
     if str(file) in shipped() and not file.exists():
         return _scenario(file)
+    if str(file) in shipped_searches() and not file.exists():
+        return _search(file)
     if file.suffix.lower() == ".csv":
-        return _table(file)
+        return _patients(file) if _is_of_patients(file) else _table(file)
     if file.suffix.lower() != ".toml" and not file.is_dir() and file.exists():
-        raise InputError(f"{file}: unknown kind of file; legal: a table (.csv), or a config, scenario or case (.toml)")
+        raise InputError(
+            f"{file}: unknown kind of file; legal: a table (.csv), or a config, scenario, search or case (.toml)"
+        )
     return kind_of(read_toml(file), file)(file)
 
 
 def kind_of(raw: dict[str, Any], file: Path) -> Callable[[Path], None]:
     """The check for a TOML file, told from its keys; InputError if they are of no kind."""
-    for keys, check in ((CASE_KEYS, _case), (SCENARIO_KEYS, _scenario), (Config.model_fields, _config)):
+    kinds = ((CASE_KEYS, _case), (SCENARIO_KEYS, _scenario), (SEARCH_KEYS, _search), (Config.model_fields, _config))
+    for keys, check in kinds:
         if any(key in keys for key in raw):
             return check
     raise InputError(
-        f"{file}: is neither a config, a scenario nor a case; legal: a config has keys such as seed and data, "
-        "a scenario trial and arms, a case times_h"
+        f"{file}: is neither a config, a scenario, a search nor a case; legal: a config has keys such as seed and "
+        "data, a scenario trial and arms, a search objective and keys, a case times_h"
     )
 
 
 def is_other(file: Path) -> bool:
-    """Whether a TOML file is a scenario or a case by its keys, and no config at all."""
+    """Whether a TOML file is a scenario, a search or a case by its keys, and no config at all."""
     try:
         keys = set(read_toml(file))
     except InputError:
         return False  # whoever reads it as a config says what is wrong
-    return bool(keys & {*CASE_KEYS, *SCENARIO_KEYS}) and not keys & set(Config.model_fields)
+    return bool(keys & {*CASE_KEYS, *SCENARIO_KEYS, *SEARCH_KEYS}) and not keys & set(Config.model_fields)
+
+
+def _is_of_patients(file: Path) -> bool:
+    """Whether a table is one of patients, by its header; whoever reads it says what else is wrong."""
+    try:
+        with file.open(encoding="utf-8-sig") as text:
+            names = {name.strip().strip('"') for name in text.readline().split(",")}
+    except (OSError, UnicodeDecodeError):
+        return False
+    return bool(names & set(NEEDED))
+
+
+def _patients(file: Path) -> None:
+    table = read_patients(file.name, file.parent)
+    say(describe_table(table, Conditions({}, {})))
+    say(f"ok: table of {table.rows} patients")
+
+
+def _search(file: Path) -> None:
+    from inference.whatif.candidates import text_of
+
+    search = load_search(str(file))
+    say(f"Objective: {search.objective.aim} {search.objective.label}")
+    for constraint in search.constraints:
+        say(f"Constraint: {constraint.text}")
+    show_table("keys", ("key", "values"), [(key, ", ".join(map(text_of, v))) for key, v in search.keys.items()])
+    combinations = math.prod(len(values) for values in search.keys.values())
+    said = f", of which {search.max_candidates:,} are tried" if combinations > search.max_candidates else ""
+    say(f"Trials: {search.first_trials:,} of each at first, {search.budget_trials:,} of all together at most")
+    say(f"ok: search of {combinations:,} combinations{said}; a scenario decides whether its keys and rows exist")
 
 
 def _table(file: Path) -> None:

@@ -14,6 +14,7 @@ def run() -> None:
     start_jax()
     import jax
 
+    from inference.whatif.search_file import FOLDER as SEARCHES
     from pkpd.datatables import data_folder
     from pkpd.devices import ENGINES, kernel_trouble, resolve_engine
     from pkpd.scenario import FOLDER as SCENARIOS
@@ -31,6 +32,7 @@ def run() -> None:
         ("engine chosen", chosen),
         ("library", f"{LIBRARY}: {_names(LIBRARY, '*.toml')}"),
         ("scenarios", f"{SCENARIOS}: {_names(SCENARIOS, '*.toml')}"),
+        ("searches", f"{SEARCHES}: {_names(SEARCHES, '*.toml')}"),
         ("published data", f"{data_folder()}: {_names(data_folder(), '*.csv')}"),
         ("compiled programs", str(cache_folder())),
     ]

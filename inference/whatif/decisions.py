@@ -10,6 +10,7 @@ from scipy import stats
 from inference.whatif import adaptive, bayes, boundaries, closed, estimated, gatekeeping
 from inference.whatif.counts import Counts, by_endpoint, looks_of, sizes_analysed
 from inference.whatif.two_by_two import p_values, z_values
+from pkpd import outcomes
 
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
@@ -90,11 +91,17 @@ def effects_at(counts: Counts, look: int) -> estimated.Estimated:
 
 
 def _tables(design: Scenario, counts: Counts, look: int) -> list[tuple[np.ndarray, int, np.ndarray, int]]:
-    """Responders and patients of each active arm and of the control at a look."""
+    """Patients with the better outcome, and all, of each active arm and of the control at a look."""
     assert counts.analysed is not None
     sizes, (control, active) = sizes_analysed(design)[look], columns_of(design)
-    y, n = counts.analysed[:, look], sizes.tolist()
+    y, n = _better(design, counts.analysed[:, look], sizes), sizes.tolist()
     return [(y[:, arm], n[arm], y[:, control], n[control]) for arm in active]
+
+
+def _better(design: Scenario, y: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Patients [trials, arms] with the better outcome, of y with the endpoint among n: of a rescue those without."""
+    assert design.analysis is not None
+    return n - y if design.analysis.endpoint in outcomes.LESS_IS_BETTER else y
 
 
 def _fixed(design: Scenario, counts: Counts) -> np.ndarray:
@@ -135,7 +142,7 @@ def _stage(design: Scenario, counts: Counts, look: int, test: closed.ClosedTest,
         p = stats.norm.sf(z)
     else:
         assert counts.analysed is not None
-        stage = np.diff(counts.analysed, axis=1, prepend=0)[:, look]
+        stage = _better(design, np.diff(counts.analysed, axis=1, prepend=0)[:, look], new)
         tables = [(stage[:, arm], int(new[arm]), stage[:, control], int(new[control])) for arm in active]
         z = np.stack([z_values(analysis.test, *table, analysis.margin) for table in tables], axis=1)
         p = np.stack([p_values(analysis.test, *table, 1, analysis.margin) for table in tables], axis=1)

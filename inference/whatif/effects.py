@@ -160,6 +160,15 @@ def _of_values(
 def _of_one_shape(
     analysis: Analysis, value: np.ndarray, p: Patients, treated: np.ndarray, among: dict[str, Any]
 ) -> Estimated:
+    found = _as_counted(analysis, value, p, treated, among)
+    # Of a harm fewer is better, and a positive z is better; no margin is legal.
+    return found._replace(z=-found.z) if analysis.endpoint in outcomes.LESS_IS_BETTER else found
+
+
+def _as_counted(
+    analysis: Analysis, value: np.ndarray, p: Patients, treated: np.ndarray, among: dict[str, Any]
+) -> Estimated:
+    """The estimate, where more of the value counts as better."""
     good = analysis.endpoint in outcomes.GOOD_EVENTS
     test, margin = analysis.test, analysis.margin
     if test == "cochran-mantel-haenszel":

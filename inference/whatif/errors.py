@@ -13,7 +13,7 @@ def wilson(estimate: float, se: float, n_trials: int) -> tuple[float, float]:
     """95% interval of a probability, wide even where every trial agreed; clustering lowers the number of trials."""
     n = min(n_trials, estimate * (1 - estimate) / se**2) if se > 0 else n_trials
     low, high = proportion_confint(estimate * n, n, method="wilson")
-    return float(low), float(high)
+    return max(0.0, float(low)) if estimate > 0 else 0.0, min(1.0, float(high)) if estimate < 1 else 1.0
 
 
 def clustered_se(x: np.ndarray, cluster: np.ndarray) -> float:

@@ -89,6 +89,7 @@ def at_margin(
     }
     control = _truth(design, planned[analysis.control], draws, seed, engine)
     steps, done = len(_active(design)) * (HALVINGS + 2), 0
+    sign = -1 if analysis.endpoint in outcomes.LESS_IS_BETTER else 1  # the weaker the drug, the more rescues
 
     def ratios(name: str) -> tuple[float, ...]:
         def excess(exponent: np.ndarray) -> np.ndarray:
@@ -96,7 +97,7 @@ def at_margin(
             progress("arms at the margin", done, steps)
             done += 1
             at = planned[name]._replace(ec50_ratio=2.0**exponent)
-            return _truth(design, at, draws, seed, engine) - control - analysis.margin
+            return sign * (_truth(design, at, draws, seed, engine) - control - analysis.margin)
 
         low, high = np.full(n_draws, -REACH), np.full(n_draws, REACH)  # log2 of the ratio: effects fall as it grows
         for end in (excess(low), -excess(high)):

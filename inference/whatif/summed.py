@@ -33,7 +33,7 @@ class Mean:
 
     def add(self, draw: np.ndarray, y: np.ndarray, x: np.ndarray | None = None) -> None:
         """Adds trials of these draws, all [trials]."""
-        self.share = y.dtype == bool and x is None
+        self.share = y.dtype == bool and (x is None or x.dtype == bool)  # of all trials, or of some
         y, x = np.asarray(y, np.float64), np.ones(len(y)) if x is None else np.asarray(x, np.float64)
         if self.shift is None and np.any(x > 0):
             first = np.argmax(x > 0)
@@ -60,8 +60,8 @@ class Mean:
         """A row with bounds of 95%: Wilson's of a share."""
         estimate, se = self.with_error()
         bounds = (estimate - NORMAL_95 * se, estimate + NORMAL_95 * se)
-        if self.share:
-            bounds = wilson(estimate, se, int(self.by_draw[5].sum()))
+        if self.share and np.isfinite(estimate):
+            bounds = wilson(estimate, se, int(self.by_draw[1].sum()))
         return [(quantity, estimate, se, *bounds)]
 
 

@@ -108,7 +108,7 @@ BAD = {
     "table binary": Bad("check t.csv", b"\xff\xfe\x00\x01", "t.csv: is not text"),
     "table missing": Bad("check nowhere.csv", None, "nowhere.csv: no such file"),
     "unknown kind of file": Bad("check notes.txt", "hello", "notes.txt: unknown kind of file"),
-    "TOML of no kind": Bad("check f.toml", "colour = 'red'", "neither a config, a scenario nor a case"),
+    "TOML of no kind": Bad("check f.toml", "colour = 'red'", "neither a config, a scenario, a search nor a case"),
     "folder to check": Bad("check .", None, "is a folder; a TOML file is expected"),
     # scenarios
     "unknown key": scenario("visits_d", "visit_d", "trial: unknown key 'visit_d'; did you mean 'visits_d'?"),

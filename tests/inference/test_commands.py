@@ -142,8 +142,25 @@ def test_profile_writes_csv_of_every_state(work, root, solver):
 def test_info_says_what_computes_and_where_files_are(capsys, root):
     assert main(["info"]) == 0
     said = capsys.readouterr().out
-    for word in ("jax", "cpu", "float32", "xla", "reference", "hetrombopag", "phase3", "phase3_arms"):
+    for word in ("jax", "cpu", "float32", "xla", "reference", "hetrombopag", "phase3", "phase3_arms", "dose_rule"):
         assert word in said
+
+
+def test_a_search_and_a_table_of_patients_are_checked(work, capsys):
+    assert main(["check", "dose_rule"]) == 0
+    said = capsys.readouterr().out
+    assert "Objective: max response_week_8 of start 5 mg" in said and "30, 50, 75, 100" in said
+    assert "Constraint: overshoot_400 of start 5 mg at most 0.08" in said and "ok: search of 108 combinations" in said
+    (work / "q.toml").write_text("[objective]\nquantity = 'power_any'\naim = 'least'\n[keys]\ntrial.n_trials = [5]\n")
+    assert main(["check", "q.toml"]) == 2
+    assert "q.toml: objective.aim = 'least': legal: 'max' or 'min'" in capsys.readouterr().err
+    (work / "p.csv").write_text("baseline_1e9_per_l,weight_kg,female\n12,60,1\n20,70,0\n")
+    assert main(["check", "p.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "drawn from 2 of p.csv" in said and "50% female" in said and "ok: table of 2 patients" in said
+    (work / "p.csv").write_text("baseline_1e9_per_l,weight\n12,60\n")
+    assert main(["check", "p.csv"]) == 2
+    assert "unknown column 'weight'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [*shipped(), *table_names()])

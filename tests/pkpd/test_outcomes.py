@@ -200,7 +200,6 @@ def test_the_last_observation_is_carried_forward_from_the_baseline_on():
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"rescue": "hypothetical"}, "missing = 'last-observation' or 'multiple-imputation'"),
         ({"imputations": 10}, "imputations belongs to missing = 'multiple-imputation'"),
         ({"rescue": "ignore"}, "rescue = 'ignore'"),
         ({"resque": "composite"}, "unknown key 'resque'"),
@@ -218,3 +217,7 @@ def test_an_estimand_in_words():
     said = describe(Estimand(rescue="hypothetical", missing="multiple-imputation", imputations=5))
     assert "Rescue: as if it had not happened (hypothetical)" in said
     assert "Missing counts: multiple imputation, 5 imputations" in said
+    counts = describe(Estimand(rescue="hypothetical"), outcomes.reads("log_counts"))
+    assert "Missing counts: left out, missing at random" in counts
+    assert not any("non-response" in line or "non response" in line for line in counts)
+    assert len(describe(Estimand(), outcomes.reads("days_above_250"))) == 2

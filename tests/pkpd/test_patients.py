@@ -127,6 +127,7 @@ BAD = [
     ("", "table.csv: empty; legal: a header with baseline_1e9_per_l, weight_kg"),
     ("weight_kg,baseline_1e9_per_l\n", "table.csv: 0 rows below the header; legal: from 1 to"),
     ("weight_kg\n50\n", "table.csv: line 1: missing column 'baseline_1e9_per_l'"),
+    ("weight_kg;baseline_1e9_per_l\n50;9\n", "line 1: columns are separated by semicolons; legal: by commas"),
     ("weight_kg,baseline_1e9_per_l,femal\n50,9,1\n", "line 1: unknown column 'femal'; did you mean 'female'?"),
     ("weight_kg,baseline_1e9_per_l,weight_kg\n50,9,1\n", "column 'weight_kg' stands twice"),
     ("weight_kg,baseline_1e9_per_l\n50,9\nlow,9\n", "line 3: weight_kg = 'low'; legal: a number above 0"),

@@ -155,7 +155,7 @@ def test_bad_protocols_are_one_clear_error(path_and_value, told):
     ("rows", "told"),
     [
         ([{"every_d": 7, "until_d": 20}], "[1].until_d = 20: no visit; legal: a multiple of 7 days after day 0"),
-        ([{"every_d": 7, "until_d": 14}, {"every_d": 7, "until_d": 14}], "trial.schedule[2].until_d = 14: no visit"),
+        ([{"every_d": 7, "until_d": 14}, {"every_d": 7, "until_d": 14}], "trial: schedule[2].until_d = 14: no visit"),
         ([{"every_d": 0, "until_d": 14}], "every_d"),
     ],
 )  # fmt: skip

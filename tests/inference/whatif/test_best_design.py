@@ -269,6 +269,13 @@ def test_where_nobody_keeps_the_constraints_it_is_said_after_all_is_written(here
     assert set(pd.read_csv("r/confirmed.csv")["role"]) == {"as given", "not confirmed"}
 
 
+def test_where_all_designs_are_infeasible_the_candidates_are_written_and_drawn(here, capsys):
+    (here / "q.toml").write_text(SEARCH.replace("at_least = 0.8", "at_least = 0.999"))
+    assert main("trial s.toml --search q.toml --out r".split()) == BAD_INPUT
+    assert "designs clearly violate a constraint (power of a vs b at least 0.999" in capsys.readouterr().err
+    assert {p.name for p in (here / "r").iterdir()} == {"search.csv", "search.png", "search.toml", "manifest.json"}
+
+
 def test_a_search_from_a_posterior_is_confirmed_on_other_draws(here, capsys):
     result = made_up.result(draws=100)
     store.save(result, here / "run")

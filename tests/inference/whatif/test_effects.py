@@ -218,15 +218,50 @@ def test_the_summary_names_the_effect_and_its_interval():
         (["analysis.test='fisher'", "analysis.strata={baseline_1e9_per_l=[15.0]}"], "test = 'fisher' has none"),
         (["analysis.strata={baseline_1e9_per_l=[15.0,10.0]}"], "limits that increase"),
         (["analysis.strata={}"], "no strata"),
+        (["analysis.strata='as-randomised'"], "legal: a table of strata, or 'as randomised'"),
         (["analysis.covariates=['log_baseline']"], "legal: test = 'logistic', 'cox', 'ancova', 'mmrm'"),
         (["analysis.test='logistic'", "analysis.interval='newcombe'"], "legal: without interval"),
         (["analysis.test='logistic'", "analysis.margin=-0.1", "analysis.sided=1"], "tests for no difference"),
         (["analysis.estimand={missing='multiple-imputation'}", "analysis.test='fisher'"], "is not available"),
         (["analysis.estimand={missing='multiple-imputation'}", "analysis.endpoint='rescue'"], "do not decide rescue"),
         (["analysis.estimand={rescue='hypothetical'}"], "legal: missing = 'last-observation'"),
+        (
+            ["analysis.endpoint='log_counts'", "analysis.test='mmrm'", "analysis.estimand={rescue='composite'}"],
+            "rescue = 'composite': log_counts is a count",
+        ),
+        (
+            ["analysis.endpoint='rescue'", "analysis.estimand={treatment_stop='composite'}"],
+            "rescue is of what is observed",
+        ),
+        (
+            [
+                "analysis.endpoint='rescue'",
+                "analysis.test='risk-difference'",
+                "analysis.margin=-0.1",
+                "analysis.sided=1",
+            ],
+            "margin = -0.1: fewer is better of rescue",
+        ),
     ],
 )
 def test_bad_analyses_are_one_clear_error(settings, told):
     with pytest.raises(InputError) as error:
         load_scenario("phase3", settings)
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        {"endpoint": '"days_above_250"', "test": '"ancova"'},
+        {"endpoint": '"rescue"', "strata": "{baseline_1e9_per_l=[15.0]}"},
+    ],
+)
+def test_of_a_harm_one_side_is_for_fewer(analysis):
+    """The estimate keeps its sign, a positive statistic is better: more days above 250 are worse, fewer rescues not."""
+    found = effects_at(counted(design(sided="1", alpha="0.025", **analysis)), 0)
+    assert (found.estimate * found.z < 0).all()
+    ancova = analysis["endpoint"] == '"days_above_250"'
+    assert np.all(found.estimate > 0) if ancova else np.all(found.estimate < 0)
+    p = p_values(found, 1)
+    assert np.all(p > 0.5) if ancova else np.all(p < 0.5)

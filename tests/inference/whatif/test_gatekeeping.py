@@ -355,7 +355,7 @@ BAD = {
         "analysis.multiplicity=graphical",
         "analysis.graph={weights={'start 5 mg'=0.5,'start 5 mg: response_week_8'=0.5}}",
     ): ("is 'start 5 mg' too"),
-    ("analysis.secondary=[{endpoint='rescue',test='risk-difference',margin=0.1}]",): (
+    ("analysis.secondary=[{endpoint='response_any',test='risk-difference',margin=0.1}]",): (
         "a test at a margin has one side"
     ),
     (
@@ -402,8 +402,8 @@ def test_stated_secondaries_are_of_every_name():
 
 
 def test_nulls_that_no_parameter_makes_true_are_refused():
-    margin = "analysis.secondary=[{endpoint='rescue',test='risk-difference',margin=0.1,sided=1}]"
-    with pytest.raises(InputError, match=r"a margin of 0\.1 of rescue, and no parameter of the patients"):
+    margin = "analysis.secondary=[{endpoint='response_any',test='risk-difference',margin=0.1,sided=1}]"
+    with pytest.raises(InputError, match=r"a margin of 0\.1 of response_any, and no parameter of the patients"):
         trials.run_trial(load_scenario("phase3", [*SMALL, margin]), null=True)
     against_a_drug = [RESCUE, "analysis.control='start 5 mg'", "arms.3.drug=hetrombopag", "arms.3.start_dose_mg=2.5"]
     with pytest.raises(InputError, match="where no null of rescue is true"):

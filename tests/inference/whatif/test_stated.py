@@ -7,9 +7,11 @@ import pytest
 from scipy import stats
 
 from inference.trials import run_trial
-from inference.whatif.counts import CELL, binomial_quantile, stated
+from inference.whatif.counts import CELL, binomial_quantile, sizes_analysed, stated
+from inference.whatif.decisions import decide
 from pkpd.errors import InputError
 from pkpd.scenario import build
+from pkpd.scenario_text import describe
 from tests.inference.whatif.designs import design
 
 
@@ -88,3 +90,37 @@ def test_stated_outcomes_have_no_patients_and_no_posterior(tmp_path):
     ):
         with pytest.raises(InputError, match=r"\[outcome\] states responses"):
             refused()
+
+
+LOOKS = {"looks": [0.5, 1.0], "boundary": "pocock", "drop_losers": {"at_look": 1, "keep": 1}}
+ONE_SIDED = {"sided": 1, "alpha": 0.05}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"test": "fisher", **ONE_SIDED},
+        {"test": "bayesian", "threshold": 0.95},
+        {"test": "risk-difference", "multiplicity": "closed-dunnett", **ONE_SIDED},
+        {"test": "cochran-mantel-haenszel", "multiplicity": "bonferroni", "interims": LOOKS, **ONE_SIDED},
+    ],
+)
+def test_a_rescue_is_tested_for_fewer(said):
+    """Decisions on rescues, one-sided, are those on the patients without one, dropping of losers included."""
+    rescue, response = (
+        design(n=(30, 30, 30), p=(0.15, 0.5, 0.3), endpoint=endpoint, **said) for endpoint in ("rescue", "response")
+    )
+    counts = stated(rescue, 1, 0, 300)
+    found = decide(rescue, counts)
+    without = counts._replace(analysed=sizes_analysed(rescue) - counts.analysed)
+    for one, other in zip(found, decide(response, without), strict=True):
+        assert np.array_equal(one, other)
+    assert found.rejected[:, 0].mean() > 0.5
+
+
+def test_the_words_of_a_design_have_all_that_is_stated():
+    data = design().model_dump(exclude_unset=True)
+    data["outcome"] |= {"correlation": 0.3, "secondary": {"rescue": {"a": 0.1, "control": 0.45}}}
+    data["analysis"] |= {"secondary": [{"endpoint": "rescue", "test": "fisher"}]}
+    said = describe(build(data, "design.toml"))
+    assert "response 0.2, rescue 0.45" in said and "correlation 0.3 of primary" in said

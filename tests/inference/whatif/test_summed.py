@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from inference.whatif import summed
 from inference.whatif.errors import clustered_se, quantile_with_se, wilson
-from inference.whatif.summed import Rows
+from inference.whatif.summed import Mean, Rows
 
 N = 3000
 
@@ -109,3 +109,14 @@ def test_coverage_is_that_of_the_mean_of_all_estimates():
     several.begin(100)
     several.add_coverage("a", "coverage", estimate[:100], estimate[:100] - 1, estimate[:100] + 1)
     assert len(several.table()) == 0  # each draw has a truth of its own
+
+
+def test_a_share_of_some_trials_has_bounds_even_where_all_agree():
+    """20 of 20 trials of 40: Wilson's bounds of 20, not a width of 0; of no trial at all nothing is known."""
+    mean = Mean(1)
+    some = np.arange(40) < 20
+    mean.add(np.zeros(40, int), some, some)
+    assert mean.rows("if")[0][1:] == (1.0, 0.0, *wilson(1.0, 0.0, 20)) and wilson(1.0, 0.0, 20)[0] < 0.85
+    none = Mean(1)
+    none.add(np.zeros(40, int), np.zeros(40, bool), np.zeros(40, bool))
+    assert np.isnan(none.rows("if")[0][1:]).all()
