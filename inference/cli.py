@@ -126,9 +126,7 @@ def trial(
     ] = None,
     null: Annotated[
         bool,
-        typer.Option(
-            "--null", help="Type I error: no drug has an effect, or arms differ by exactly the margin."
-        ),
+        typer.Option("--null", help="Type I error: no drug has an effect, or arms differ by exactly the margin."),
     ] = False,
     seed: Seed = 1,
     engine: EngineOption = Engine.auto,

@@ -157,7 +157,7 @@ def values_of(study: str, a: PlannedArm, drug: str, values: Mapping[str, Any]) -
         head, dot, tail = name.partition(".")
         base = name.removesuffix(SD_SUFFIX)
         if dot:
-            plain |= {tail: value} if head == a.drug else {}
+            plain |= {tail: value} if head == a.drug and tail not in a.fixed else {}
         elif name == SHIFT or "_shift[" in name or name in a.fixed:
             continue
         elif (base in of_drug and a.drug != drug) or (base in OF_ITP and a.disease == "healthy"):
