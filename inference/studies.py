@@ -167,7 +167,8 @@ def values_of(study: str, a: PlannedArm, drug: str, values: Mapping[str, Any]) -
     if SHIFT in values:
         for name in values:
             member, _, of = name.partition("_shift[")
-            if of == f"{study}]" and not (member in OF_ITP and a.disease == "healthy"):
+            stays = member in a.fixed or (member in OF_ITP and a.disease == "healthy")
+            if of == f"{study}]" and not stays:
                 centre = plain.get(member, getattr(a.population.typical, member))
                 plain[member] = centre * np.exp(np.asarray(values[SHIFT]) * values[name])
     return plain

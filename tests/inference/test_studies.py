@@ -62,6 +62,8 @@ def test_a_shift_is_the_studys_own(p):
     assert p.values(p.arms[0], values)["receptor_ec50_nM"] == 1.0
     assert studies.values_of("another", p.arms[0], "hetrombopag", values)["receptor_ec50_nM"] == 1.0
     assert p.values(p.arms[0], values, "TRA100773A")["receptor_ec50_nM"] == np.exp(2.0)
+    fixed = p.arms[0]._replace(fixed=("receptor_ec50_nM",))
+    assert "receptor_ec50_nM" not in p.values(fixed, values, "TRA100773A")  # what the scenario sets is no study's
 
 
 def test_outputs_are_what_the_patients_show(p):
