@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from inference import trials
-from inference.whatif import characteristics, dataset, patients, per_trial, runs
+from inference.whatif import characteristics, dataset, further, patients, per_trial, runs
 from inference.whatif.counts import sizes_analysed
 from pkpd.planned import planned_arms
 from pkpd.scenario import Scenario, build
@@ -110,6 +110,28 @@ def test_the_table_of_patients_is_of_the_same_trials(run):
             for look, n in enumerate(sizes_analysed(design)[:, j]):
                 first = own.apply(lambda x, n=n: x.nsmallest(n, "patient")["outcome"].sum(), include_groups=False)
                 np.testing.assert_array_equal(first, whole.analysed[:, look, j])
+
+
+def test_doses_of_a_stage_are_told_of_each_drug_by_itself():
+    design = scenario(next(iter(COMBINATIONS.values())))
+    a = planned_arms(design)[1]
+    (v,) = (v for *_, v in trials.courses(design, a, DRAWS, TRIALS, SEED, "auto"))
+    value, present = (dict(zip(further.names(design), x, strict=True)) for x in further.values(design, a, v))
+    second = np.asarray(v.second)
+    assert 0 < second[-1].mean() < 1
+    for stage, at in (("blind", slice(0, 4)), ("open", slice(4, 8))):
+        taken = np.where(np.asarray(v.dropped), 0, np.asarray(v.taken_mg))[at]
+        for name, on, levels in (("", ~second, RULE["levels_mg"]), ("second_", second, OTHER["levels_mg"])):
+            np.testing.assert_allclose(value[f"{name}taken_mg_{stage}"], (taken * on[at]).sum(axis=0), rtol=1e-6)
+            there = present[f"{name}auc_ng_h_per_ml_{stage}"]
+            np.testing.assert_array_equal(there, on[at][-1] & ~np.asarray(v.dropped)[at][-1])
+            assert np.isin(value[f"{name}dose_at_end_mg_{stage}"][there], [0, *levels]).all()
+            length = np.diff(np.asarray(v.visit_d), axis=0, prepend=0)[at]
+            mean = (np.asarray(v.auc_ng_h_per_ml)[at] * on[at]).sum(axis=0)[there] / (length * on[at]).sum(axis=0)[
+                there
+            ]
+            np.testing.assert_allclose(value[f"{name}auc_ng_h_per_ml_{stage}"][there], mean, rtol=1e-5)
+        assert (present[f"dose_at_end_mg_{stage}"] & present[f"second_dose_at_end_mg_{stage}"]).sum() == 0
 
 
 def test_a_data_set_is_of_the_same_patients(run):
