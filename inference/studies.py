@@ -157,7 +157,7 @@ def values_of(study: str, a: PlannedArm, drug: str, values: Mapping[str, Any]) -
         head, dot, tail = name.partition(".")
         base = name.removesuffix(SD_SUFFIX)
         if dot:
-            plain |= {tail: value} if head == a.drug else {}
+            plain |= {tail: value} if head == a.drug and tail not in a.fixed else {}
         elif name == SHIFT or "_shift[" in name or name in a.fixed:
             continue
         elif (base in of_drug and a.drug != drug) or (base in OF_ITP and a.disease == "healthy"):
@@ -167,7 +167,8 @@ def values_of(study: str, a: PlannedArm, drug: str, values: Mapping[str, Any]) -
     if SHIFT in values:
         for name in values:
             member, _, of = name.partition("_shift[")
-            if of == f"{study}]" and not (member in OF_ITP and a.disease == "healthy"):
+            stays = member in a.fixed or (member in OF_ITP and a.disease == "healthy")
+            if of == f"{study}]" and not stays:
                 centre = plain.get(member, getattr(a.population.typical, member))
                 plain[member] = centre * np.exp(np.asarray(values[SHIFT]) * values[name])
     return plain

@@ -24,10 +24,11 @@ EVENTS = ("rescue", "discontinuation", "treatment_stop", "overshoot")
 class Estimand(Table):
     """Population, strategy of each intercurrent event, and what stands for values that are missing.
 
-    rescue: from its visit on. discontinuation: leaving the trial. treatment_stop: the dose rule stops the drug for
-    good. overshoot: from the first count above ``overshoot_above_1e9_per_l`` on. composite: non-response from then on.
-    treatment-policy: counts as observed. hypothetical: counts from then on are missing. missing: non-response; the last
-    observed count; or multiple imputation of log counts, missing at random in each arm (``imputations`` of them).
+    rescue: from its visit on. discontinuation: leaving the trial. treatment_stop: the dose rule stops the drug, even
+    where a later stage begins it again. overshoot: from the first count above ``overshoot_above_1e9_per_l`` on.
+    composite: non-response from then on. treatment-policy: counts as observed. hypothetical: counts from then on are
+    missing. missing: non-response; the last observed count; or multiple imputation of log counts, missing at random in
+    each arm (``imputations`` of them).
     """
 
     population: Text = "all patients randomised"
@@ -57,7 +58,8 @@ def read(v: Visits, estimand: Estimand) -> Read:
     """Counts and failures of visits under an estimand, the last observation carried forward if it says so."""
     count = np.array(v.platelets_observed, np.float64)
     above = np.logical_or.accumulate(np.nan_to_num(count) > estimand.overshoot_above_1e9_per_l, axis=0)
-    happened = dict(zip(EVENTS, map(np.asarray, (v.rescued, v.dropped, v.stopped, above)), strict=True))
+    stopped = np.logical_or.accumulate(np.asarray(v.stopped), axis=0)  # a later stage may begin treatment again
+    happened = dict(zip(EVENTS, map(np.asarray, (v.rescued, v.dropped, stopped, above)), strict=True))
     failed = np.zeros(count.shape, bool)
     for event, since in happened.items():
         strategy = getattr(estimand, event)

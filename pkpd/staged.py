@@ -227,8 +227,8 @@ def _visit(
 ) -> tuple[Status, dict[str, Array]]:  # fmt: skip
     """Status after a visit on ``day`` and what is recorded of it, as if it took place for all patients.
 
-    Dose rules count in days of the calendar (``nominal``): a visit that is a day late does not put off a step it was
-    meant for.
+    Rules of doses and of rescue count in days of the calendar (``nominal``): a visit that is a day late or early does
+    not put off a step it was meant for.
     """
     dtype = s.dose_mg.dtype
     before = s
@@ -243,7 +243,7 @@ def _visit(
     P = now.platelets_1e9_per_l
     count = jnp.where(attends, jnp.maximum(1, P * jnp.exp(noise.residual_log_sd * numbers.residual)), jnp.nan)
     interval = (day - s.seen_d).astype(dtype)
-    chance = trial.rescue_probability(arm, noise, count, day, interval)
+    chance = trial.rescue_probability(arm, noise, count, nominal, interval)
     chance = jnp.where(attends, chance, 0)
     s = s._replace(
         rescued=s.rescued | (numbers.rescue < chance),

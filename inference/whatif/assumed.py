@@ -64,13 +64,13 @@ def assumptions(design: Scenario, draws: Draws) -> list[Assumed]:
     return found + (list(_of_library(design, draws)) if design.outcome is None else [])
 
 
-def centres(found: list[Assumed]) -> dict[str, float]:
-    """Values, as they are, of all population parameters that some assumption of the library moves."""
+def centres(found: list[Assumed], disease: str) -> dict[str, float]:
+    """Values, as they are in a disease, of all population parameters that some assumption of the library moves."""
     own: dict[str, float] = {}
     for a in found:
         for name in a.draws[0]:
             drug, _, tail = name.rpartition(".")
-            own[name] = load_library(drug or COMPARATOR, "itp").value(tail)
+            own[name] = load_library(drug or COMPARATOR, disease).value(tail)
     return own
 
 

@@ -56,8 +56,9 @@ def add(rows: Rows, design: Scenario, counts: Counts) -> None:
     if counts.calendar is not None:
         _of_the_calendar(design, counts, decisions.look.max(axis=1) if design.analysis else None, rows)
     elif design.screening is not None:
-        planned = sum(arm.n for arm in design.arms)
-        _of_the_screening(np.full(n_trials, planned), screened_per_patient(design, counts), rows)
+        planned = np.full(n_trials, sum(arm.n for arm in design.arms))
+        entered = patients(design, decisions) if design.interims else planned
+        _of_the_screening(entered, screened_per_patient(design, counts), rows)
 
 
 def table(design: Scenario, counts: Counts, n_draws: int, null: bool = False) -> pd.DataFrame:

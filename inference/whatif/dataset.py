@@ -40,7 +40,8 @@ def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed
     before the visit. RESCUED: 1 from the visit of the rescue on. BLPLT: baseline count. WT: kg. Where an arm has two
     drugs, DRUG: 1 for hetrombopag, 2 for eltrombopag, of AMT or DOSE. nan is written as ".". After a screening its
     counts stand in place of the baseline: VISIT -1 is the last of them, TIME is at most 0, and BLPLT is what the
-    scenario's criterion reads of them.
+    scenario's criterion reads of them. Of a crossover a patient's periods follow each other in the order of ARM, each
+    with TIME from 0, all but the first after a reset (EVID 3).
     InputError where the run has no such trial.
     """
     from inference.trials import courses, numbers_of
@@ -55,8 +56,15 @@ def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed
             ids = own(trials, first + np.arange(len(trials))) + 1
             parts.append(_records(design, a, v, ids).assign(ARM=index))
             first += len(trials)
-    whole = pd.concat(parts, ignore_index=True)
-    return whole.sort_values(["ID", "TIME", "EVID"], kind="stable", ignore_index=True)[columns]
+    whole = pd.concat(parts, ignore_index=True).sort_values(["ID", "TIME", "EVID"], kind="stable", ignore_index=True)
+    return (_by_period(whole) if design.trial.design == "crossover" else whole)[columns]
+
+
+def _by_period(whole: pd.DataFrame) -> pd.DataFrame:
+    """The records of a crossover, a patient's periods one after the other: each begins from rest."""
+    baseline = whole[(whole["EVID"] == 0) & (whole["VISIT"] == 0) & (whole["ARM"] > 1)]
+    resets = baseline.assign(EVID=3, DV=np.nan, MDV=1, VISIT=np.nan, DOSE=np.nan, RESCUED=np.nan)
+    return pd.concat([resets, whole]).sort_values(["ID", "ARM"], kind="stable", ignore_index=True)
 
 
 def _records(design: Scenario, a: PlannedArm, v: Visits, ids: np.ndarray) -> pd.DataFrame:

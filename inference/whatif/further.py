@@ -37,6 +37,7 @@ OF_STAGE = (
     "response_any", "response_end", "total_response_d", "durable_response", "share_in_range", "taken_mg",
     "dose_at_end_mg", "auc_ng_h_per_ml", "cmax_ng_per_ml", "trough_ng_per_ml",
 )  # fmt: skip
+OF_DRUG = OF_STAGE[OF_STAGE.index("taken_mg") :]  # of one drug: with SECOND in front, of the second of the arm
 
 
 class Window(NamedTuple):
@@ -73,9 +74,13 @@ def names(design: Scenario) -> tuple[str, ...]:
     if design.screening is not None:
         found += OF_SCREENING
     found += ["response_at_end", "in_trial_at_end", "stopped_by_rule", *AT_THE_END]
-    if any(len(active_drugs(design, arm)) > 1 for arm in design.arms):
+    two_drugs = any(len(active_drugs(design, arm)) > 1 for arm in design.arms)
+    if two_drugs:
         found += ["second_drug_at_end", *(SECOND + name for name in AT_THE_END)]
-    return (*found, *(f"{name}_{window.name}" for window in windows(design) for name in names_of_stage(window)))
+    for window in windows(design):
+        of_stage = (*names_of_stage(window), *(SECOND + name for name in OF_DRUG if two_drugs))
+        found += [f"{name}_{window.name}" for name in of_stage]
+    return tuple(found)
 
 
 def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +97,8 @@ def values(design: Scenario, a: PlannedArm, v: Visits) -> tuple[np.ndarray, np.n
     r, days = read(v, ALL_RESCUE_COMPOSITE), design.trial.visits_d
     stages = a.arm.protocol.stages if a.arm.protocol is not None else None
     found = []
-    stagewise = {f"{name}_{window.name}": (name, window) for window in windows(design) for name in OF_STAGE}
+    of_a_stage = (*OF_STAGE, *(SECOND + name for name in OF_DRUG))
+    stagewise = {f"{name}_{window.name}": (name, window) for window in windows(design) for name in of_a_stage}
     for name in names(design):
         if name in stagewise:
             found.append(of_stage(*stagewise[name], v, r, days))
@@ -131,26 +137,38 @@ def of_stage(name: str, window: Window, v: Visits, r: Read, days: Sequence[int])
 
     response_end: at the stage's last visit. response_any, total_response_d, durable_response, share_in_range: as the
     endpoints of these names, over the stage's visits. taken_mg: all doses taken in the stage; nothing after leaving.
-    These are of all patients. Of those in the trial at its last visit: dose_at_end_mg, prescribed for its last
-    interval; auc_ng_h_per_ml, mean area under the curve a day over the stage; cmax_ng_per_ml, the largest in it;
-    trough_ng_per_ml, at its last visit. Concentrations are of free drug.
+    These are of all patients. Of those in the trial and on the drug at its last visit: dose_at_end_mg, prescribed for
+    its last interval; auc_ng_h_per_ml, mean area under the curve a day on the drug in the stage; cmax_ng_per_ml, the
+    largest in these days; trough_ng_per_ml, at its last visit. Concentrations are of free drug. Doses and
+    concentrations are of the first drug of the arm, with SECOND in front of the second.
     """
     at, last = slice(window.start, window.until), window.until - 1
     everybody, stays = np.ones(v.baseline.shape[0], bool), ~np.asarray(v.dropped)[last]
     if name == "response_end":
         return outcomes.responses(r)[last], everybody
-    if name == "taken_mg":
-        assert v.taken_mg is not None
-        return np.where(np.asarray(v.dropped)[at], 0.0, np.asarray(v.taken_mg)[at]).sum(axis=0), everybody
-    if name == "dose_at_end_mg":
-        return np.asarray(v.dose_mg)[last], stays
-    if name == "auc_ng_h_per_ml":
-        when = outcomes.visit_days(v, days)
-        before = when[window.start - 1] if window.start else 0
-        return np.asarray(v.auc_ng_h_per_ml)[at].sum(axis=0) / (when[last] - before), stays
-    if name == "cmax_ng_per_ml":
-        return np.asarray(v.cmax_ng_per_ml)[at].max(axis=0), stays
-    if name == "trough_ng_per_ml":
-        return np.asarray(v.trough_ng_per_ml)[last], stays
+    if (of := name.removeprefix(SECOND)) in OF_DRUG:
+        second = np.zeros(np.shape(v.dropped), bool) if v.second is None else np.asarray(v.second)
+        on = second if of != name else ~second
+        return _of_drug(of, window, v, days, on[at], everybody if of == "taken_mg" else stays & on[last])
     found = outcomes.outcome(name, v, r, days, window.until, start=window.start)
     return found.value, found.present
+
+
+def _of_drug(
+    name: str, window: Window, v: Visits, days: Sequence[int], on: np.ndarray, present: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A dose or concentration over a stage, of the intervals ``on`` [visits of the stage, patients] the drug."""
+    at, last = slice(window.start, window.until), window.until - 1
+    if name == "taken_mg":
+        assert v.taken_mg is not None
+        return np.where(on & ~np.asarray(v.dropped)[at], np.asarray(v.taken_mg)[at], 0.0).sum(axis=0), present
+    if name == "dose_at_end_mg":
+        return np.asarray(v.dose_mg)[last], present
+    if name == "trough_ng_per_ml":
+        return np.asarray(v.trough_ng_per_ml)[last], present
+    if name == "cmax_ng_per_ml":
+        return np.where(on, np.asarray(v.cmax_ng_per_ml)[at], 0.0).max(axis=0), present
+    length = np.diff(outcomes.visit_days(v, days), axis=0, prepend=0)[at]
+    on_d = np.where(on, length, 0).sum(axis=0)
+    total = np.where(on, np.asarray(v.auc_ng_h_per_ml)[at], 0.0).sum(axis=0)
+    return total / np.where(on_d > 0, on_d, 1), present

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,8 +56,9 @@ def at_margin(
     """The design with ``ec50_ratio`` of every active arm, by draw, at which the true difference is the margin.
 
     The difference of the analysis' endpoint (its mean, or share of patients; of repeated counts at the last visit) as
-    its estimand reads it, over OF_A_DRAW patients a draw who are the same in both arms and at every ratio, and none of
-    whom takes part in a trial. InputError where no ratio from 1/32 to 32 gives the margin, or the endpoint is a time.
+    its estimand reads it (``as_estimated``), over OF_A_DRAW patients a draw who are the same in both arms and at every
+    ratio, and none of whom takes part in a trial. The search is around an arm's own ratio. InputError where no ratio
+    from 1/32 to 32 times it gives the margin, or the endpoint is a time.
     """
     from inference.trials import number_of
     from pkpd import outcomes
@@ -84,10 +85,13 @@ def at_margin(
     n_draws = number_of(draws)
     if all(isinstance(a.ec50_ratio, tuple) and len(a.ec50_ratio) == n_draws for a in _active(design)):
         return design  # it is there already
-    planned = {
-        a.name: a._replace(first_patient=0, allocation=None, ec50_ratio=np.ones(n_draws)) for a in planned_arms(design)
-    }
-    control = _truth(design, planned[analysis.control], draws, seed, engine)
+    stated = {arm.name: arm.ec50_ratio for arm in _active(design)}
+    own = {name: 1.0 if isinstance(ratio, tuple) else ratio for name, ratio in stated.items()}
+    read_as = as_estimated(design)
+    # their own ratio goes into what is found, so that the population is not to have it already
+    plain = _with_ratios(read_as, dict.fromkeys(own, 1.0))
+    planned = {a.name: a._replace(first_patient=0, allocation=None) for a in planned_arms(plain)}
+    control = _truth(read_as, planned[analysis.control], draws, seed, engine)
     steps, done = len(_active(design)) * (HALVINGS + 2), 0
     sign = -1 if analysis.endpoint in outcomes.LESS_IS_BETTER else 1  # the weaker the drug, the more rescues
 
@@ -96,8 +100,8 @@ def at_margin(
             nonlocal done
             progress("arms at the margin", done, steps)
             done += 1
-            at = planned[name]._replace(ec50_ratio=2.0**exponent)
-            return sign * (_truth(design, at, draws, seed, engine) - control - analysis.margin)
+            at = planned[name]._replace(ec50_ratio=own[name] * 2.0**exponent)
+            return sign * (_truth(read_as, at, draws, seed, engine) - control - analysis.margin)
 
         low, high = np.full(n_draws, -REACH), np.full(n_draws, REACH)  # log2 of the ratio: effects fall as it grows
         for end in (excess(low), -excess(high)):
@@ -111,11 +115,41 @@ def at_margin(
             middle = (low + high) / 2
             above = excess(middle) > 0
             low, high = np.where(above, middle, low), np.where(above, high, middle)
-        return tuple(map(float, 2.0 ** ((low + high) / 2)))
+        return tuple(map(float, own[name] * 2.0 ** ((low + high) / 2)))
 
-    found = {arm.name: arm.model_copy(update={"ec50_ratio": ratios(arm.name)}) for arm in _active(design)}
+    found = {arm.name: ratios(arm.name) for arm in _active(design)}
     progress("arms at the margin", steps, steps)
-    return design.model_copy(update={"arms": tuple(found.get(arm.name, arm) for arm in design.arms)})
+    return _with_ratios(design, found)
+
+
+def _with_ratios(design: Scenario, ratios: Mapping[str, float | tuple[float, ...]]) -> Scenario:
+    arms = (a.model_copy(update={"ec50_ratio": ratios[a.name]}) if a.name in ratios else a for a in design.arms)
+    return design.model_copy(update={"arms": tuple(arms)})
+
+
+def as_estimated(design: Scenario) -> Scenario:
+    """The design in which nothing is missing that the analysis of ``design`` fills in, or estimates around.
+
+    Imputation and mmrm estimate what counts would have been; other analyses take what is missing as they say, and the
+    design stays as it is. Rescue and overshoot change no counts here, so without them counts are those observed.
+    """
+    analysis = design.analysis
+    assert analysis is not None
+    estimand = analysis.estimand
+    around = analysis.test == "mmrm" and estimand.missing == "non-response"
+    if estimand.missing != "multiple-imputation" and not around:
+        return design
+    unaffected = {e: "treatment-policy" for e in ("rescue", "overshoot") if getattr(estimand, e) == "hypothetical"}
+    observed = estimand.model_copy(update={**unaffected, "missing": "last-observation"})
+    update: dict[str, Any] = {
+        "analysis": analysis.model_copy(update={"estimand": observed}),
+        "trial": design.trial.model_copy(update={"missed_visit_share": 0.0}),
+    }
+    if estimand.discontinuation == "hypothetical" or analysis.endpoint.startswith(
+        "log_"
+    ):  # else leaving is no response
+        update["dropout"] = type(design.dropout)()
+    return design.model_copy(update=update)
 
 
 def _active(design: Scenario) -> list[Arm]:

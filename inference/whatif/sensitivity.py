@@ -57,7 +57,7 @@ def sensitivity(
     n = trials_of_each(design, 2 * len(found) + 1)
     draws = trials.posterior_draws(posterior, min(design.trial.posterior_draws, n))
     n_draws = trials.number_of(draws)
-    held = {name: np.full(n_draws, value) for name, value in centres(found).items()}
+    held = {name: np.full(n_draws, value) for name, value in centres(found, design.entry.disease).items()}
     done, total = 0, 2 * len(found) + 1
 
     def simulated(name: str, scenario: Scenario, moved: Mapping[str, float]) -> designs.Design:

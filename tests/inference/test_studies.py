@@ -49,12 +49,21 @@ def test_values_of_an_arm(p):
     with_values(a.population, own), with_values(p.arms[0].population, hetrombopag)  # every name is one
 
 
+def test_what_a_scenario_sets_of_a_further_drug_no_fit_replaces(p):
+    a = p.studies[0].arms["50 mg"]
+    fixed = a._replace(fixed=(*a.fixed, "receptor_ec50_nM"))
+    values = {"eltrombopag.receptor_ec50_nM": np.ones(1), "eltrombopag.clearance_l_per_h": np.ones(1)}
+    assert set(studies.values_of("another", fixed, "hetrombopag", values)) == {"clearance_l_per_h"}
+
+
 def test_a_shift_is_the_studys_own(p):
     values = {name: np.zeros(1) for name in p.prior.names} | {"receptor_ec50_nM": np.ones(1)}
     values |= {"between_study_shift": np.ones(1), "receptor_ec50_nM_shift[TRA100773A]": np.full(1, 2.0)}
     assert p.values(p.arms[0], values)["receptor_ec50_nM"] == 1.0
     assert studies.values_of("another", p.arms[0], "hetrombopag", values)["receptor_ec50_nM"] == 1.0
     assert p.values(p.arms[0], values, "TRA100773A")["receptor_ec50_nM"] == np.exp(2.0)
+    fixed = p.arms[0]._replace(fixed=("receptor_ec50_nM",))
+    assert "receptor_ec50_nM" not in p.values(fixed, values, "TRA100773A")  # what the scenario sets is no study's
 
 
 def test_outputs_are_what_the_patients_show(p):

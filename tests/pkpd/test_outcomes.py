@@ -190,6 +190,14 @@ def test_strategies_of_intercurrent_events(event):
     assert not hypothetical.failed.any()
 
 
+def test_a_stop_counts_from_then_on_although_a_later_stage_begins_again():
+    stopped = from_visit(3) & ~from_visit(6)
+    v = visits(np.full((V, 1), 60.0), stopped=stopped)
+    np.testing.assert_array_equal(read(v, Estimand(treatment_stop="composite")).failed, from_visit(3))
+    hypothetical = read(v, Estimand(treatment_stop="hypothetical", missing="multiple-imputation"))
+    np.testing.assert_array_equal(np.isnan(hypothetical.counts), from_visit(3))
+
+
 def test_the_last_observation_is_carried_forward_from_the_baseline_on():
     count = np.array([math.nan, 40, math.nan, math.nan, 60, math.nan, 7, 8, 9, math.nan])[:, None]
     expected = [20, 40, 40, 40, 60, 60, 7, 8, 9, 9]

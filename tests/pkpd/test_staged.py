@@ -83,6 +83,15 @@ def test_rescue_by_rule_is_at_the_first_count_below_it(stages):
     np.testing.assert_array_equal(chance.platelets_true, v.platelets_true)  # no other random number moves
 
 
+def test_rescue_by_rule_begins_with_the_visit_of_its_day_though_it_be_early():
+    settings = ["trial.visit_window_d=2", "rescue.below_1e9_per_l=15", "rescue.from_d=14"]
+    v = run(load_scenario("phase3", settings), arm=2)
+    low = np.nan_to_num(v.platelets_observed, nan=np.inf) < 15
+    expected = np.logical_or.accumulate(low & (np.array(WEEKS)[:, None] >= 14), axis=0)
+    np.testing.assert_array_equal(v.rescued, expected)
+    assert (low[1] & (v.visit_d[1] < 14)).any()
+
+
 @pytest.mark.parametrize("at_relapse", ["restart", "leave", "stay"])
 @pytest.mark.parametrize("arm", [0, 1])
 def test_every_dose_status_and_endpoint_is_that_of_a_plain_controller(arm, at_relapse):

@@ -63,6 +63,19 @@ def test_doses_of_a_protocol_are_those_taken_and_visits_on_their_own_days():
     assert len(np.unique(v.visit_d[2])) == 5
 
 
+def test_periods_of_a_crossover_follow_each_other_from_rest():
+    design = load_scenario("food_effect", ["trial.n_trials=1"])
+    rows = dataset(design, {}, 0, 1, "auto")
+    assert rows["ID"].nunique() == design.arms[0].n and (rows["EVID"] == 3).sum() == design.arms[0].n
+    for _, own in rows.groupby("ID"):
+        assert (np.diff(own["ARM"]) >= 0).all()
+        (reset,) = np.flatnonzero(own["EVID"] == 3)
+        assert own["ARM"].iloc[reset] == 2 and (own["ARM"].iloc[:reset] == 1).all()
+        for _, period in own.groupby("ARM"):
+            assert (np.diff(period["TIME"]) >= 0).all() and (period["EVID"] == 1).sum() >= 1
+            assert period[period["EVID"] == 0]["VISIT"].iloc[0] == 0
+
+
 def test_the_command_writes_it_with_dots_for_what_is_missing(tmp_path):
     sets = [x for s in SMALL for x in ("--set", s)]
     assert main(["trial", "phase3", *sets, "--out", str(tmp_path / "run"), "--dataset", "3"]) == 0

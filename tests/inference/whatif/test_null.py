@@ -84,3 +84,36 @@ def test_what_was_done_to_a_drug_is_said():
     assert "hetrombopag, start 5 mg, fasted, EC50 2 times its own" in describe(design)
     at = under_null(load_scenario("non_inferiority", SMALL), seed=5)
     assert "EC50 changed in every draw until the true difference is the margin" in describe(at)
+
+
+@pytest.mark.parametrize("draws", [{}, DRAWS])
+def test_ratios_that_the_scenario_states_are_kept_and_searched_around(draws):
+    """An arm's own ratio ends where the arm without one does, and the control's is part of the truth."""
+    plain, weaker = (load_scenario("non_inferiority", [*SMALL, *more]) for more in ([], ["arms.1.ec50_ratio=2"]))
+    found = [np.array(under_null(design, draws, seed=5).arms[0].ec50_ratio) for design in (plain, weaker)]
+    np.testing.assert_allclose(found[1], found[0], rtol=0.02)
+    of_control = under_null(load_scenario("non_inferiority", [*SMALL, "arms.2.ec50_ratio=2"]), draws, seed=5)
+    assert of_control.arms[1].ec50_ratio == 2
+    assert (np.array(of_control.arms[0].ec50_ratio) > 1.2 * found[0]).all()  # down to a weaker control less the margin
+    difference_, patients = difference(of_control, draws)
+    np.testing.assert_allclose(difference_, -0.15, atol=4 * np.sqrt(0.5 / patients + 0.5 / 4000))
+
+
+def test_what_an_analysis_imputes_is_not_missing_in_the_truth():
+    """The mean of the imputed differences is the margin, not that of responses with leaving as non-response."""
+    settings = ["dropout.hazard_per_week=0.08", "trial.n_trials=250", "trial.missed_visit_share=0.05",
+                "analysis={endpoint='response_week_8', test='risk-difference', control='eltrombopag', margin=-0.25, "
+                "sided=1, alpha=0.025, estimand={discontinuation='hypothetical', rescue='treatment-policy', "
+                "missing='multiple-imputation', imputations=2}}"]  # fmt: skip
+    design = load_scenario("non_inferiority", [*SMALL, *settings])
+    at = under_null(design, seed=5)
+    assert at.dropout == design.dropout and at.analysis == design.analysis
+    truth = null.as_estimated(design)
+    assert truth.dropout.hazard_per_week == truth.trial.missed_visit_share == 0
+    row = trials.run_trial(at, seed=5).set_index("quantity").loc["risk_difference_response_week_8"]
+    assert row["estimate"] == pytest.approx(-0.25, abs=4 * np.hypot(row["mc_se"], 0.01))
+
+
+def test_leaving_that_is_no_response_stays_in_the_truth():
+    design = load_scenario("non_inferiority", [*SMALL, "dropout.hazard_per_week=0.08"])
+    assert null.as_estimated(design) is design

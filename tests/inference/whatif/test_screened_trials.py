@@ -77,6 +77,16 @@ def test_accrual_counts_those_who_fail_the_screening(table):
     assert found[TRIAL, "randomised"] == 100
 
 
+def test_a_trial_that_ends_early_screens_for_those_it_took_in(table):
+    looks = "interims={looks=[0.5,1.0], boundary='pocock', futility='conditional-power', futility_below=0.5}"
+    early = load_scenario("phase3", [*SMALL, SCREENING, looks, "analysis.multiplicity='bonferroni'"])
+    found = trials.run_trial(early, seed=3).set_index(["comparison", "quantity"])["estimate"]
+    entered, share = found[TRIAL, "patients"], found[TRIAL, "screen_failure_share"]
+    assert 50 <= entered < 100 and share == pytest.approx(table.loc[(TRIAL, "screen_failure_share"), "estimate"])
+    assert found[TRIAL, "screened"] == pytest.approx(entered / (1 - share), rel=0.03)
+    assert found[TRIAL, "screen_failures"] == pytest.approx(found[TRIAL, "screened"] - entered)
+
+
 def test_analyses_read_the_measured_baseline():
     a = planned_arms(DESIGN)[0]
     _, _, v = next(trials.courses(DESIGN, a, {}, 1, 3, "auto"))

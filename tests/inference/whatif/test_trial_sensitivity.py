@@ -119,6 +119,14 @@ def test_odds_move_by_their_factor(p, factor):
     assert 0 < moved < 1 and moved / (1 - moved) == pytest.approx(factor * p / (1 - p), rel=1e-5)
 
 
+def test_what_is_held_are_the_values_of_the_disease_of_the_trial():
+    design, volunteers = load_scenario("food_effect"), load_library("hetrombopag", "healthy")
+    found = assumed.assumptions(design, {})
+    held = assumed.centres(found, design.entry.disease)
+    assert {a.key: held[a.key] for a in found if a.draws[0]} == {a.key: a.value for a in found if a.draws[0]}
+    assert held["baseline_log_mean"] == volunteers.value("baseline_log_mean") > 5
+
+
 # What it does to trials
 
 
