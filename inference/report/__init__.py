@@ -244,12 +244,12 @@ def _published_pharmacokinetics() -> tuple[dict[str, Any], tuple[float, float]]:
 
 
 def sig(value: Any, digits: int = 3) -> str:
-    """A number with some significant digits and no exponent between 0.0001 and a million; "–" for none."""
+    """A number with some significant digits and no exponent between 0.0001 and ten million; "–" for none."""
     if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
         return "–"
     if isinstance(value, str):
         return value
-    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+    if value != 0 and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.{digits - 1}e}"
     decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0) if value else 0
     text = f"{value:,.{decimals}f}"
