@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from inference.whatif.further import SECOND
 from pkpd import titration
 from pkpd.regimens import regimens_of
 from pkpd.scenario_text import describe
@@ -267,9 +268,11 @@ def words(quantity: str) -> str:
 def _words(quantity: str) -> str:
     if quantity in QUANTITY_WORDS:
         return QUANTITY_WORDS[quantity]
-    of_stage = next((name for name in STAGE_WORDS if quantity.startswith(f"{name}_")), None)
+    of = quantity.removeprefix(SECOND)
+    of_stage = next((name for name in STAGE_WORDS if of.startswith(f"{name}_")), None)
     if of_stage is not None:
-        return f"{quantity.removeprefix(f'{of_stage}_')}: {STAGE_WORDS[of_stage]}"
+        drug = "" if of == quantity else ", second drug"
+        return f"{of.removeprefix(f'{of_stage}_')}: {STAGE_WORDS[of_stage]}{drug}"
     replaced = (
         (r"response_(week|day)_(\d+)", r"response at \1 \2"),
         (r"kept_at_look_(\d+)", r"arm kept at look \1"),

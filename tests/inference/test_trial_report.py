@@ -377,6 +377,7 @@ def test_every_quantity_of_a_summary_has_words():
     assert protocol.words("risk_difference_response_week_8_bias") == "bias of the difference in response at week 8"
     assert protocol.words("power_all") == "power, all comparisons"
     assert protocol.words("total_response_d_open-label") == "open-label: total response"
+    assert protocol.words("second_taken_mg_open-label") == "open-label: taken in all, second drug"
     assert set(protocol.STAGE_WORDS) == set(further.OF_STAGE)
 
 
