@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from inference.whatif.effects import traits
 from pkpd.errors import InputError
 from pkpd.planned import PlannedArm, planned_arms
 from pkpd.trial import Visits
@@ -16,8 +17,13 @@ from pkpd.trial import Visits
 if TYPE_CHECKING:
     from pkpd.scenario import Scenario
 
+# Of the covariates 0 or 1, as ``pkpd.patients`` names them.
+HAS = {
+    "FEMALE": "female", "SPLENECT": "splenectomy", "STEROID": "corticosteroid", "EASTASIA": "east_asian",
+    "HEPATIC": "hepatic_impairment",
+}  # fmt: skip
 COLUMNS = (
-    "ID", "TIME", "AMT", "II", "ADDL", "EVID", "DV", "MDV", "ARM", "VISIT", "DOSE", "RESCUED", "BLPLT", "WT",
+    "ID", "TIME", "AMT", "II", "ADDL", "EVID", "DV", "MDV", "ARM", "VISIT", "DOSE", "RESCUED", "BLPLT", "WT", *HAS,
 )  # fmt: skip
 DRUGS = {"hetrombopag": 1, "eltrombopag": 2}
 MISSING = "."  # as NONMEM has it
@@ -37,8 +43,9 @@ def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed
     ID: number of the patient from 1. TIME: hours from the first dose; a count at the time of a dose comes before it.
     AMT: mg, of doses (EVID 1) with II hours between ADDL more of them. DV: observed count, 1e9/L (EVID 0); MDV 1 where
     a visit has none. ARM: number of the arm from 1. VISIT: number of the visit, 0 at baseline. DOSE: mg prescribed
-    before the visit. RESCUED: 1 from the visit of the rescue on. BLPLT: baseline count. WT: kg. Where an arm has two
-    drugs, DRUG: 1 for hetrombopag, 2 for eltrombopag, of AMT or DOSE. nan is written as ".". After a screening its
+    before the visit. RESCUED: 1 from the visit of the rescue on. BLPLT: baseline count. WT: kg. FEMALE to
+    HEPATIC: 1 for who has it; AGE: years, where the design asks for ages. Where an arm has two drugs, DRUG: 1 for
+    hetrombopag, 2 for eltrombopag, of AMT or DOSE. nan is written as ".". After a screening its
     counts stand in place of the baseline: VISIT -1 is the last of them, TIME is at most 0, and BLPLT is what the
     scenario's criterion reads of them. Of a crossover a patient's periods follow each other in the order of ARM, each
     with TIME from 0, all but the first after a reset (EVID 3).
@@ -49,7 +56,6 @@ def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed
     check_number(design, number)
     parts = []
     arms = planned_arms(design, jnp.float64 if engine == "reference" else jnp.float32)
-    columns = [*COLUMNS, "DRUG"] if any(a.second_drug for a in arms) else list(COLUMNS)
     for index, a in enumerate(arms, start=1):
         first, own = 0, numbers_of(a, draws, seed)
         for _, trials, v in courses(design, a, draws, 1, seed, engine, number):
@@ -57,6 +63,7 @@ def dataset(design: Scenario, draws: Mapping[str, np.ndarray], number: int, seed
             parts.append(_records(design, a, v, ids).assign(ARM=index))
             first += len(trials)
     whole = pd.concat(parts, ignore_index=True).sort_values(["ID", "TIME", "EVID"], kind="stable", ignore_index=True)
+    columns = [*COLUMNS, *(["AGE"] if "AGE" in whole else []), *(["DRUG"] if any(a.second_drug for a in arms) else [])]
     return (_by_period(whole) if design.trial.design == "crossover" else whole)[columns]
 
 
@@ -69,7 +76,10 @@ def _by_period(whole: pd.DataFrame) -> pd.DataFrame:
 
 def _records(design: Scenario, a: PlannedArm, v: Visits, ids: np.ndarray) -> pd.DataFrame:
     """Counts and doses of the patients of a tile, whose ``ids`` increase."""
+    known = traits(v)
     same = {"BLPLT": np.asarray(v.baseline, np.float64), "WT": np.asarray(v.weight_kg, np.float64)}
+    same |= {column: known[name].astype(int) for column, name in HAS.items()}
+    same |= {"AGE": known["age_y"]} if "age_y" in known else {}
     whole = pd.concat([_counts(design, a, v, ids), _doses(design, a, v, ids)], ignore_index=True)
     patient = np.searchsorted(ids, whole["ID"].to_numpy())
     return whole.assign(**{name: values[patient] for name, values in same.items()})

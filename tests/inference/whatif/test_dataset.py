@@ -9,12 +9,31 @@ import pytest
 from inference import trials
 from inference.cli import main
 from inference.progress import silent
-from inference.whatif.dataset import COLUMNS, dataset
+from inference.trials import courses
+from inference.whatif.dataset import COLUMNS, HAS, dataset
+from inference.whatif.effects import traits
 from pkpd.errors import InputError
 from pkpd.planned import planned_arms
 from pkpd.scenario import load_scenario
 
 SMALL = ["arms.1.n=12", "arms.2.n=11", "arms.3.n=10", "trial.n_trials=4", "dropout.hazard_per_week=0.05"]
+
+
+def test_covariates_are_those_of_the_patients():
+    shares = ["parameters.splenectomy_share=0.4", "parameters.corticosteroid_share=0.2"]
+    sizes = ["arms.1.n=40", "arms.2.n=40", "arms.3.n=40", "trial.n_trials=3"]
+    settings = ["analysis.test=logistic", "analysis.covariates=['age_y']", *shares, *sizes]
+    design = load_scenario("phase3", settings)
+    rows = dataset(design, {}, 1, 4, "auto")
+    own = rows.groupby("ID").first()
+    assert tuple(rows.columns) == (*COLUMNS, "AGE") and (rows.groupby("ID")["SPLENECT"].nunique() == 1).all()
+    for index, a in enumerate(planned_arms(design), start=1):
+        (v,) = (v for _, _, v in courses(design, a, {}, 1, 4, "auto", 1))
+        of_arm, known = own[own["ARM"] == index], traits(v)
+        for column, name in HAS.items():
+            np.testing.assert_array_equal(of_arm[column], known[name])
+        np.testing.assert_allclose(of_arm["AGE"], known["age_y"])
+    assert 0.25 < own["SPLENECT"].mean() < 0.55 and 0.05 < own["STEROID"].mean() < 0.35
 
 
 def test_records_hold_the_counts_and_doses_of_that_trial():
